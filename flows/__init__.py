@@ -1,0 +1,1 @@
+"""When and where a step runs: Prefect flows and the `othink` command."""

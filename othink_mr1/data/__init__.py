@@ -1,0 +1,1 @@
+"""Datasets: one schema, several sources, checked rows."""

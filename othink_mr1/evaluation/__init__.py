@@ -1,0 +1,1 @@
+"""Greedy completions, their scores, and what chance allows to be said about them."""

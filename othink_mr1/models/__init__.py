@@ -1,0 +1,1 @@
+"""Vision-language models: loading them, their processors, and the demo's tiny one."""

@@ -1,0 +1,1 @@
+"""What the SFT and the GRPO trainer share."""

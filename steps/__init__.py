@@ -1,0 +1,1 @@
+"""What a step reads and writes: `python -m steps.<name>`."""
