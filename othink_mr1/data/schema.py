@@ -1,0 +1,141 @@
+"""The one schema of every task, and parquet files whose bytes depend on nothing but their rows.
+
+| column | type | what |
+|---|---|---|
+| sample_id | string | 32 hex digits out of the content: task, pixels, question, answer (not the split) |
+| task | string | counting, geometry |
+| split | string | train, validation, test |
+| source | string | where the row came from: `synthetic`, or `<file name>:<line>` |
+| image | struct<bytes, path> | encoded RGB picture, as the Image feature of `datasets` |
+| problem | string | the question, without the prompt's request to think |
+| solution | string | the answer as R1-V's data hold it: `<answer> 3 </answer>` |
+| answer | string | the answer alone: `3`, `70°` |
+| thinking | string | a worked way to the answer; may be empty |
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SPLITS = ("train", "validation", "test")
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+# What `datasets` writes into its own parquet files: with it, load_dataset("parquet") gives pictures.
+_FEATURES = {"image": {"_type": "Image"}}
+_TEXT_COLUMNS = ("sample_id", "task", "split", "source", "problem", "solution", "answer", "thinking")
+
+
+def _schema(columns: list[tuple[str, pa.DataType]]) -> pa.Schema:
+    features = {
+        name: _FEATURES.get(name, {"dtype": str(kind), "_type": "Value"}) for name, kind in columns
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
+    return pa.schema([pa.field(name, kind) for name, kind in columns], metadata=metadata)
+
+
+SCHEMA = _schema(
+    [
+        ("sample_id", pa.string()),
+        ("task", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("image", _IMAGE),
+        ("problem", pa.string()),
+        ("solution", pa.string()),
+        ("answer", pa.string()),
+        ("thinking", pa.string()),
+    ]
+)
+
+# A row that was not accepted: as much of it as could be read, and why it is here.
+QUARANTINE_SCHEMA = _schema(
+    [
+        ("task", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("image", _IMAGE),
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+
+_ROWS_PER_GROUP = 256
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def sample_id(task: str, pixels_sha256: str, problem: str, answer: str) -> str:
+    """32 hex digits that the same task, pixels, question and answer always give, on every machine and in every split."""
+    content = json.dumps([task, pixels_sha256, problem, answer], ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def solution_of(answer: str) -> str:
+    """`3` as R1-V's data hold it: `<answer> 3 </answer>`."""
+    return f"<answer> {answer} </answer>"
+
+
+def answer_of(solution: str) -> str:
+    """The answer inside the tags of a solution; the whole text, stripped, where there are none."""
+    found = _ANSWER_TAG.search(solution)
+    return (found.group(1) if found else solution).strip()
+
+
+class ParquetSink:
+    """Writes rows to one parquet file, a row group at a time, so that memory does not grow with their number.
+
+    The bytes are a function of the rows, the schema and the version of pyarrow: fixed compression, fixed row group
+    size, no times. Pictures are stored as they are (they are compressed already), the text with zstd.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._waiting: list[Mapping[str, Any]] = []
+        columns = [field.name for field in schema if field.name != "image"]
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression={**dict.fromkeys(columns, "zstd"), "image.bytes": "none", "image.path": "none"},
+            compression_level=dict.fromkeys(columns, 3),
+            use_dictionary=[name for name in ("task", "split", "reason") if name in columns],
+            write_statistics=[name for name in columns if name in _TEXT_COLUMNS],
+            version="2.6",
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._waiting.append(row)
+        self.rows += 1
+        if len(self._waiting) == _ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            self._waiting = []
+
+    def __enter__(self) -> "ParquetSink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> int:
+    """Writes `rows` to `path` (see `ParquetSink`); how many there were."""
+    with ParquetSink(path, schema) as sink:
+        for row in rows:
+            sink.write(row)
+    return sink.rows

@@ -1,0 +1,1 @@
+"""Rendered demo tasks: one `scene(seed, index, split, image_size)` a task."""
