@@ -1,0 +1,154 @@
+"""Whether a completion's answer is right, under two protocols.
+
+`strict` reads the last `<answer>` block alone, as an exact number with a unit; what cannot be read is wrong. The
+accuracy reward and the project's own figures use it.
+
+`r1v` counts what the scripts of Deep-Agent/R1-V count, faults included, so that figures can be put beside the
+paper's: for counting the first `<answer>` that holds only digits (src/eval/test_qwen2vl_counting_superclevr.py),
+for geometry math_verify of the whole completion (src/eval/test_qwen2vl_geoqa.py).
+
+Every function here is linear in the length of the completion and safe in threads.
+"""
+
+import re
+
+from othink_mr1 import answers_r1v
+from othink_mr1.answers_strict import MAX_LENGTH, Quantity, Unreadable, read_quantity, spell
+from othink_mr1.errors import UserError
+
+TASKS = ("counting", "geometry")
+PROTOCOLS = ("strict", "r1v")
+
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
+    word: 10 * value for value, word in enumerate(_TENS, start=2)
+}
+# What may stand around a count. Anything else ("about", "not", "or") makes it unreadable.
+_COUNT_DRESS = frozenset(
+    "a all answer are altogether blue brown by contains count counted cube cubes cyan cylinder cylinders different "
+    "final gold gray green grey here i image in is it item items large metal metallic no. number object objects of of. orange "
+    "picture pink purple red rubber scene see shape shapes shiny small sphere spheres the there thing things total "
+    "visible yellow".split()
+)
+
+
+def extract_answer(completion: str) -> str | None:
+    """The text of the last complete `<answer>` block, stripped; None if there is none."""
+    last_close = completion.rfind("</answer>")
+    start = completion.rfind("<answer>", 0, max(last_close, 0))
+    if start < 0:
+        return None
+    start += len("<answer>")
+    return completion[start : completion.find("</answer>", start)].strip()
+
+
+def format_ok(completion: str) -> bool:
+    """Whether the whole completion matches R1-V's `<think>.*?</think>\\s*<answer>.*?</answer>`, dot matching newline.
+
+    Written as its linear equivalent: the regex itself takes quadratic time on `</think><answer></answer>` repeated.
+    """
+    opening, closing = "<think>", "</answer>"
+    if not (completion.startswith(opening) and completion.endswith(closing)):
+        return False
+    return _THINK_TO_ANSWER.search(completion, len(opening), len(completion) - len(closing)) is not None
+
+
+_THINK_TO_ANSWER = re.compile(r"</think>\s*<answer>")
+
+
+def read(answer: str, task: str) -> Quantity | None:
+    """The number that the text of an answer (without its tags) stands for, or None if it cannot be read.
+
+    Works on truths too: a truth for which this is None is an error of the data.
+    """
+    _check("task", task, TASKS)
+    text = answer[: MAX_LENGTH + 1].strip().strip("*").rstrip(".。,，;；!").strip()
+    if len(answer) > 4 * MAX_LENGTH or len(text) > MAX_LENGTH:
+        return None
+    for reader in (_read_count, _read_value) if task == "counting" else (_read_value,):
+        try:
+            return reader(text)
+        except Unreadable:
+            continue
+    return None
+
+
+def normalise(answer: str) -> str:
+    """One spelling for all ways of writing the same answer (`\\frac{4}{5}` and `0.8`); unreadable text only tidied."""
+    quantity = read(answer, "geometry")
+    return spell(quantity) if quantity is not None else " ".join(answer.split())
+
+
+def truth_of(solution: str) -> str:
+    """The bare truth of a `solution`, which is `<answer> 3 </answer>` or just `3`."""
+    inside = extract_answer(solution)
+    return solution.strip() if inside is None else inside
+
+
+def is_correct(completion: str, solution: str, task: str, protocol: str) -> bool:
+    """Whether `completion` answers `solution` (`<answer> 70° </answer>`, or the bare truth).
+
+    Raises:
+        UserError: unknown task or protocol, a solution that the protocol cannot read, or `r1v` geometry without
+            the package math-verify.
+    """
+    _check("task", task, TASKS)
+    _check("protocol", protocol, PROTOCOLS)
+    truth = truth_of(solution)
+    if protocol == "r1v":
+        if task == "counting":
+            return answers_r1v.count_is_correct(completion, truth)
+        return answers_r1v.geometry_is_correct(completion, truth)
+    expected = read(truth, task)
+    if expected is None:
+        raise UserError(f"solution: {_shown(truth)} cannot be read as a {task} answer; give a number, unit or not")
+    answer = extract_answer(completion)
+    found = None if answer is None else read(answer, task)
+    return found is not None and found.equals(expected)
+
+
+def _read_value(text: str) -> Quantity:
+    """`140°`, `x = 5`, `angle CED is 140°`, `1/2 = 0.5`, `2√3 ≈ 3.46`: the last side of an equation, exact side first."""
+    text = text.replace("\\approx", "≈").replace("＝", "=").replace("：", "=").replace(":", "=").replace("\\angle", "")
+    for verb in (" is ", " are ", " equals "):
+        text = text.replace(verb, "=")
+    failure = Unreadable("empty")
+    for side in text.split("≈"):
+        parts = side.split("=")
+        last = parts[-1].strip(" $")
+        if len(parts) > 1 and last.isalpha() and len(last) <= 3 and last.isascii():  # 5 = x
+            parts.pop()
+        try:
+            return read_quantity(parts[-1])
+        except Unreadable as error:
+            failure = error
+    raise failure
+
+
+def _read_count(text: str) -> Quantity:
+    """`seven`, `7 items`, `There are twenty-one objects`: one number among words that only dress it."""
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    numbers = [word for word in words if word not in _COUNT_DRESS]
+    values = [_WORD_VALUES.get(word) for word in numbers]
+    if any(not c.isalnum() and c not in " .,-!\n" for c in text):
+        raise Unreadable("signs other than those of a sentence")
+    if len(numbers) == 1 and values[0] is not None:
+        return read_quantity(str(values[0]))
+    if len(numbers) == 1 and numbers[0].isascii() and numbers[0].isdigit() and "-" not in text:
+        return read_quantity(numbers[0])
+    if len(numbers) == 2 and numbers[0] in _TENS and values[1] is not None and 0 < values[1] < 10:
+        return read_quantity(str(_WORD_VALUES[numbers[0]] + values[1]))
+    raise Unreadable("not one count")
+
+
+def _check(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{key}: {value!r} is unknown; known are {', '.join(known)}")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
