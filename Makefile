@@ -62,7 +62,7 @@ $(STAMP): requirements.lock pyproject.toml
 	echo "Installing $$(grep -c '^[^#]' requirements.lock) pinned packages into $(VENV): a few minutes (details: $(LOG))"; \
 	mkdir -p $(VENV); touch $(BUSY); \
 	[ -x $(VENV)/bin/pip ] || "$$python" -m venv $(VENV); \
-	pip="$(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input --log $(LOG)"; \
+	pip="$(VENV)/bin/python -m pip -qq --progress-bar off --disable-pip-version-check --no-input --log $(LOG)"; \
 	$$pip install -r requirements.lock; \
 	$$pip install --no-deps --no-build-isolation --editable .; \
 	$$pip check; \
