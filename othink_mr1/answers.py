@@ -13,27 +13,24 @@ Every function here is linear in the length of the completion and safe in thread
 import re
 
 from othink_mr1 import answers_r1v
-from othink_mr1.answers_strict import MAX_LENGTH, Quantity, Unreadable, read_quantity, spell
+from othink_mr1.answers_exact import Quantity, UnreadableError, spell
+from othink_mr1.answers_strict import MAX_LENGTH, read_quantity
 from othink_mr1.errors import UserError
 
 TASKS = ("counting", "geometry")
 PROTOCOLS = ("strict", "r1v")
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORD_VALUES = {word: value for value, word in enumerate(_UNITS)} | {
-    word: 10 * value for value, word in enumerate(_TENS, start=2)
-}
+_TEENS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TEN_VALUES = {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
+_WORD_VALUES = {word: value for value, word in enumerate(_TEENS.split())} | _TEN_VALUES
 # What may stand around a count. Anything else ("about", "not", "or") makes it unreadable.
-_COUNT_DRESS = frozenset(
-    "a all answer are altogether blue brown by contains count counted cube cubes cyan cylinder cylinders different "
-    "final gold gray green grey here i image in is it item items large metal metallic no. number object objects of of. orange "
-    "picture pink purple red rubber scene see shape shapes shiny small sphere spheres the there thing things total "
-    "visible yellow".split()
-)
+_COUNT_DRESS = """a all altogether answer are blue brown contains count cube cubes cyan cylinder cylinders different
+    final gold gray green grey here i image in is it item items large metal metallic number object objects of orange
+    picture pink purple red rubber scene see shape shapes shiny small sphere spheres the there thing things total
+    visible yellow"""
+_COUNT_DRESS_WORDS = frozenset(_COUNT_DRESS.split())
 
 
 def extract_answer(completion: str) -> str | None:
@@ -72,7 +69,7 @@ def read(answer: str, task: str) -> Quantity | None:
     for reader in (_read_count, _read_value) if task == "counting" else (_read_value,):
         try:
             return reader(text)
-        except Unreadable:
+        except UnreadableError:
             continue
     return None
 
@@ -112,19 +109,19 @@ def is_correct(completion: str, solution: str, task: str, protocol: str) -> bool
 
 
 def _read_value(text: str) -> Quantity:
-    """`140°`, `x = 5`, `angle CED is 140°`, `1/2 = 0.5`, `2√3 ≈ 3.46`: the last side of an equation, exact side first."""
+    """`140°`, `x = 5`, `angle CED is 140°`, `1/2 = 0.5`, `2√3 ≈ 3.46`: the last side of an equation."""
     text = text.replace("\\approx", "≈").replace("＝", "=").replace("：", "=").replace(":", "=").replace("\\angle", "")
     for verb in (" is ", " are ", " equals "):
         text = text.replace(verb, "=")
-    failure = Unreadable("empty")
-    for side in text.split("≈"):
+    failure = UnreadableError("empty")
+    for side in text.split("≈"):  # what stands before it is exact
         parts = side.split("=")
         last = parts[-1].strip(" $")
         if len(parts) > 1 and last.isalpha() and len(last) <= 3 and last.isascii():  # 5 = x
             parts.pop()
         try:
             return read_quantity(parts[-1])
-        except Unreadable as error:
+        except UnreadableError as error:
             failure = error
     raise failure
 
@@ -132,17 +129,17 @@ def _read_value(text: str) -> Quantity:
 def _read_count(text: str) -> Quantity:
     """`seven`, `7 items`, `There are twenty-one objects`: one number among words that only dress it."""
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    numbers = [word for word in words if word not in _COUNT_DRESS]
+    numbers = [word for word in words if word not in _COUNT_DRESS_WORDS]
     values = [_WORD_VALUES.get(word) for word in numbers]
     if any(not c.isalnum() and c not in " .,-!\n" for c in text):
-        raise Unreadable("signs other than those of a sentence")
+        raise UnreadableError("signs other than those of a sentence")
     if len(numbers) == 1 and values[0] is not None:
         return read_quantity(str(values[0]))
     if len(numbers) == 1 and numbers[0].isascii() and numbers[0].isdigit() and "-" not in text:
         return read_quantity(numbers[0])
-    if len(numbers) == 2 and numbers[0] in _TENS and values[1] is not None and 0 < values[1] < 10:
+    if len(numbers) == 2 and numbers[0] in _TEN_VALUES and values[1] is not None and 0 < values[1] < 10:
         return read_quantity(str(_WORD_VALUES[numbers[0]] + values[1]))
-    raise Unreadable("not one count")
+    raise UnreadableError("not one count")
 
 
 def _check(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ item, serve any thread, and end with the program.
 """
 
 import atexit
+import contextlib
 import importlib.util
 import json
 import os
@@ -115,10 +116,8 @@ class _Worker:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # unsent bytes to a dead process
                     stream.close()
-                except OSError:  # unsent bytes to a dead process
-                    pass
 
 
 class _Pool:
@@ -174,7 +173,7 @@ def _pool() -> _Pool:
         if _POOL is None or _POOL.owner != os.getpid():  # a forked child must not share its parent's pipes
             if importlib.util.find_spec("math_verify") is None:
                 raise UserError(
-                    "math-verify is not installed, and the r1v protocol judges geometry with it: pip install math-verify"
+                    "math-verify is not installed, and r1v judges geometry with it: pip install 'othink-mr1[math]'"
                 )
             _POOL = _Pool()
             atexit.register(close)
