@@ -4,6 +4,7 @@ A pid alone is not a name: the kernel gives it out again. Here a process is name
 file written before a crash or a reboot never makes us wait for, or end, a stranger.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,10 +35,8 @@ class Process:
     def signal(self, number: int) -> None:
         """Send a signal; nothing happens where the process is gone already."""
         if self.alive:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass
 
 
 def current() -> Process:

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -271,10 +271,8 @@ def _watch_owner(watched: processes.Process, over: threading.Event) -> None:
 
 def _finish_despite(running: Stage, message: str) -> None:
     """Record a failure, even where the disk that the status would go to is what failed."""
-    try:
+    with suppress(OSError):
         running.finish("failed", message)
-    except OSError:
-        pass
 
 
 def _draw_bar(name: str, what: str, done: int, total: int, elapsed: float) -> None:

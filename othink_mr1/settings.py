@@ -1,0 +1,280 @@
+"""What params.yaml may hold: every key, its type and its range.
+
+Trainer settings keep the names of transformers' TrainingArguments. A setting that is not given is not passed on, so
+that a default lives in one place only: with the trainer that has it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Task = Literal["counting", "geometry"]
+
+TASKS: tuple[Task, ...] = ("counting", "geometry")
+METHODS = ("sft", "grpo", "grpo_d")
+MODELS = ("base", *(f"{method}-{task}" for method in METHODS for task in TASKS))
+
+
+def _no_bool(value: Any) -> Any:
+    # Python counts True as 1, and YAML reads "yes" as True: a wrong type, not a number.
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Count = Annotated[Integer, Field(ge=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Fraction = Annotated[Number, Field(gt=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """A section: unknown keys are refused, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Synthetic(Settings):
+    """Pictures rendered by this project."""
+
+    source: Literal["synthetic"]
+    size: Count
+    image_size: Annotated[Integer, Field(ge=32, le=1024)] = 128
+
+
+class Jsonl(Settings):
+    """A file of rows with image_path, question and ground_truth; pictures relative to the file."""
+
+    source: Literal["jsonl"]
+    path: Path
+
+
+class Hub(Settings):
+    """A dataset, or a model, of the Hugging Face hub."""
+
+    source: Literal["hub"]
+    name: str
+    split: str = "train"
+    revision: str | None = None
+
+
+class Drawn(Settings):
+    """A validation split that is drawn from train."""
+
+    fraction: Fraction
+
+
+Source = Annotated[Synthetic | Jsonl | Hub, Field(discriminator="source")]
+
+
+def _kind(value: Any) -> str | None:
+    """What kind of validation split a mapping means, so that its own mistakes are reported and no other kind's."""
+    if isinstance(value, Settings):
+        return getattr(value, "source", "drawn")
+    if not isinstance(value, dict):
+        return None
+    return "drawn" if "fraction" in value else value.get("source")
+
+
+SourceOrDrawn = Annotated[
+    Annotated[Synthetic, Tag("synthetic")]
+    | Annotated[Jsonl, Tag("jsonl")]
+    | Annotated[Hub, Tag("hub")]
+    | Annotated[Drawn, Tag("drawn")],
+    Discriminator(
+        _kind,
+        custom_error_type="source_kind",
+        custom_error_message="should have source: synthetic, jsonl or hub, or a fraction",
+    ),
+]
+
+
+class Checks(Settings):
+    """When prepared data is too poor to train on."""
+
+    max_quarantined: Share = 0.05
+
+
+class Data(Settings):
+    """The data of one task."""
+
+    train: Source
+    validation: SourceOrDrawn
+    test: Source
+    train_samples: Count | None = None
+    checks: Checks = Checks()
+
+    @model_validator(mode="after")
+    def _enough_rows(self) -> "Data":
+        if isinstance(self.train, Synthetic) and self.train_samples and self.train_samples > self.train.size:
+            raise ValueError(f"train_samples = {self.train_samples} is more than train.size = {self.train.size}")
+        return self
+
+
+class TinyBase(Settings):
+    """A Qwen2-VL of about a million parameters, trained here on a mixture of answering habits."""
+
+    source: Literal["tiny"]
+    max_steps: Count
+    per_device_train_batch_size: Count
+    learning_rate: Positive
+    samples: Count
+    habits: dict[str, Share]
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "TinyBase":
+        if abs(sum(self.habits.values()) - 1) > 1e-6:
+            raise ValueError(f"habits should add up to 1, not {sum(self.habits.values()):g}")
+        return self
+
+
+class PathBase(Settings):
+    """A model folder on this machine."""
+
+    source: Literal["path"]
+    path: Path
+    max_pixels: Count | None = None
+
+
+class HubBase(Settings):
+    """A model of the Hugging Face hub."""
+
+    source: Literal["hub"]
+    name: str
+    revision: str | None = None
+    max_pixels: Count | None = None
+
+
+class Training(Settings):
+    """What every trainer takes, by the names of TrainingArguments."""
+
+    learning_rate: Positive
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] | None = None
+    # As in TrainingArguments: below 1 a share of all steps, else a number of steps.
+    warmup_steps: NotNegative | None = None
+    per_device_train_batch_size: Count
+    gradient_accumulation_steps: Count | None = None
+    max_steps: Count | None = None
+    num_train_epochs: Positive | None = None
+    max_grad_norm: NotNegative | None = None
+    weight_decay: NotNegative | None = None
+    adam_beta1: Fraction | None = None
+    adam_beta2: Fraction | None = None
+    adam_epsilon: Positive | None = None
+    bf16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    logging_steps: Count | None = None
+    save_steps: Count | None = None
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "Training":
+        if (self.max_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("should have either max_steps or num_train_epochs (the other one null)")
+        return self
+
+
+class Sft(Training):
+    """Supervised fine-tuning."""
+
+    target: Literal["answer", "thinking"] | None = None
+    max_length: Count | None = None
+
+
+class Grpo(Training):
+    """GRPO with a constant KL weight, and GRPO-D."""
+
+    num_generations: Annotated[Integer, Field(ge=2)]
+    temperature: Positive
+    max_prompt_length: Count | None = None
+    max_completion_length: Count
+    epsilon: Fraction | None = None
+    num_iterations: Count | None = None
+    kl_schedule: Literal["constant", "dynamic", "rise"]
+    beta: NotNegative | None = None
+    beta_min: NotNegative | None = None
+    beta_max: NotNegative | None = None
+    exploration: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _kl_weight(self) -> "Grpo":
+        if self.kl_schedule == "constant":
+            if self.beta is None:
+                raise ValueError("kl_schedule = 'constant' needs beta")
+        elif self.beta_min is None or self.beta_max is None:
+            raise ValueError(f"kl_schedule = {self.kl_schedule!r} needs beta_min and beta_max")
+        elif self.beta_min > self.beta_max:
+            raise ValueError(f"beta_min = {self.beta_min:g} should not be above beta_max = {self.beta_max:g}")
+        return self
+
+
+class Reward(Settings):
+    """Eq. 1: R = R_acc + alpha * R_format."""
+
+    protocol: Literal["strict", "r1v"] = "strict"
+    alpha: NotNegative = 1.0
+
+
+class Evaluation(Settings):
+    """Greedy answers of every model to both test sets."""
+
+    batch_size: Count
+    max_new_tokens: dict[Task, Count]
+    direct_answer: bool = True
+
+
+class Tables(Settings):
+    """Numbers and figures of the results."""
+
+    confidence: Fraction = 0.95
+
+
+class Promotion(Settings):
+    """Which model becomes the candidate, and what it takes to be champion."""
+
+    method: Literal["sft", "grpo", "grpo_d", "best"] = "grpo_d"
+
+
+class Tracking(Settings):
+    """Where MLflow keeps its records; null is the SQLite file under .othink/mlflow."""
+
+    uri: str | None = None
+    experiment: str = "othink-mr1"
+
+
+class Flow(Settings):
+    """How the flow runs its stages."""
+
+    max_parallel: Count | None = None
+    retries: Annotated[Integer, Field(ge=0, le=10)] = 0
+    retry_delay_seconds: NotNegative = 5
+    # Minutes, by the stage's name before the "@".
+    time_limit: dict[str, Positive] = {}
+
+
+class Config(Settings):
+    """params.yaml with a profile and the command line's settings applied."""
+
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)]
+    threads: Count
+    data: dict[Task, Data]
+    base: Annotated[TinyBase | PathBase | HubBase, Field(discriminator="source")]
+    sft: dict[Task, Sft]
+    grpo: dict[Task, Grpo]
+    grpo_d: dict[Task, Grpo]
+    reward: Reward = Reward()
+    evaluation: Evaluation
+    tables: Tables = Tables()
+    promotion: Promotion = Promotion()
+    tracking: Tracking = Tracking()
+    flow: Flow = Flow()
+    pools: dict[str, str] = {}
+
+    def training(self, method: str, task: Task) -> Training:
+        """The trainer's settings of one method on one task."""
+        by_method: Mapping[str, Mapping[Task, Training]] = {"sft": self.sft, "grpo": self.grpo, "grpo_d": self.grpo_d}
+        return by_method[method][task]
