@@ -1,8 +1,8 @@
 """Counting scenes in the manner of CLEVR: solids of two sizes on a softly lit ground, 1 to 9 of them.
 
 The outlines never touch in the picture (`GAP`), so that the items can be told apart when the picture is shrunk to
-64 x 64 pixels for the demo's model. In every second test scene the items are of shapes and colours that the other
-splits do not have.
+64 x 64 pixels for the demo's model. Every second test scene is novel: it draws from two more shapes and two more
+colours, which the other splits do not have, and at least one item has both.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ from othink_mr1.data.synthetic.shapes import LIGHTS, SPAN, TURNS, Circle, outlin
 MOST_ITEMS = 9
 GAP = 0.03  # least distance between two outlines, as a share of the picture's side
 _EDGE = 0.02  # the same to the picture's edge
-_RADIUS = {"large": 0.078, "small": 0.052}  # half the width of a solid, as a share of the picture's side
+_RADIUS = {"large": 0.084, "small": 0.058}  # half the width of a solid, as a share of the picture's side
 
 # The eight colours of CLEVR (clevr-dataset-gen, properties.json).
 COLOURS = {
@@ -59,8 +59,8 @@ class _Item:
 
 
 def _draw_items(rng: np.random.Generator, count: int, novel: bool) -> list[_Item]:
-    shapes = NOVEL_SHAPES if novel else USUAL_SHAPES
-    colours = NOVEL_COLOURS if novel else USUAL_COLOURS
+    shapes = USUAL_SHAPES + NOVEL_SHAPES if novel else USUAL_SHAPES
+    colours = USUAL_COLOURS + NOVEL_COLOURS if novel else USUAL_COLOURS
     drawn = zip(
         rng.integers(len(shapes), size=count),
         rng.integers(len(colours), size=count),
@@ -68,10 +68,13 @@ def _draw_items(rng: np.random.Generator, count: int, novel: bool) -> list[_Item
         rng.integers(len(TURNS), size=count),
         strict=True,
     )
-    return [
-        _Item(shapes[shape], colours[colour], bool(metal), int(turn) if shapes[shape] == "cube" else 0)
-        for shape, colour, metal, turn in drawn
-    ]
+    items = [_Item(shapes[shape], colours[colour], bool(metal), int(turn)) for shape, colour, metal, turn in drawn]
+    if novel:  # the first one is new in both ways, the others as it comes
+        items[0].shape = NOVEL_SHAPES[int(rng.integers(len(NOVEL_SHAPES)))]
+        items[0].colour = NOVEL_COLOURS[int(rng.integers(len(NOVEL_COLOURS)))]
+    for item in items:
+        item.turn = item.turn if item.shape == "cube" else 0
+    return items
 
 
 def _try_place(rng: np.random.Generator, item: _Item, size: str, placed: list[_Item], image_size: int) -> bool:
@@ -156,7 +159,7 @@ def scene(seed: int, index: int, split: str, image_size: int) -> dict[str, Any]:
         image_size: side of the square picture, pixels; at least 48.
 
     Returns:
-        image (PIL, RGB), problem, answer, solution, thinking; count; novel (shapes and colours of test alone);
+        image (PIL, RGB), problem, answer, solution, thinking; count; novel (has shapes and colours of test alone);
         visible: for each item the share of its pixels that nothing covers.
     """
     if image_size < 48:

@@ -64,8 +64,8 @@ def _distance(shape: str, turn: int, x: Grid, y: Grid, z: Grid) -> Grid:
     if shape == "cone":
         return np.maximum((across * 2.0 + z * 1.05 - 2.1) / np.sqrt(2.0 * 2.0 + 1.05 * 1.05), -z)
     if shape == "torus":
-        ring = across - 0.72
-        return np.sqrt(ring * ring + (z - 0.36) * (z - 0.36)) - 0.36
+        ring = across - 0.7
+        return np.sqrt(ring * ring + (z - 0.42) * (z - 0.42)) - 0.42
     raise ValueError(f"shape {shape!r}")
 
 
@@ -165,6 +165,6 @@ def outline(shape: str, turn: int) -> Circle:
     side = 96
     rows, columns = np.nonzero(_unit(shape, turn, side)[0])
     middle_x, middle_y = (columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2
-    far = np.maximum(np.abs(columns + 0.5 - middle_x), 0) ** 2 + np.abs(rows + 0.5 - middle_y) ** 2
+    far = (columns + 0.5 - middle_x) ** 2 + (rows + 0.5 - middle_y) ** 2
     scale = SPAN / side
     return Circle(float(middle_x * scale), float(middle_y * scale), float((np.sqrt(far.max()) + 0.71) * scale))
