@@ -17,6 +17,11 @@ from othink_mr1.answers_exact import Quantity, UnreadableError, spell
 from othink_mr1.answers_strict import MAX_LENGTH, read_quantity
 from othink_mr1.errors import UserError
 
+
+class TruthError(UserError):
+    """A solution that its protocol cannot read: an error of the data, not of the completion."""
+
+
 TASKS = ("counting", "geometry")
 PROTOCOLS = ("strict", "r1v")
 
@@ -90,19 +95,21 @@ def is_correct(completion: str, solution: str, task: str, protocol: str) -> bool
     """Whether `completion` answers `solution` (`<answer> 70° </answer>`, or the bare truth).
 
     Raises:
-        UserError: unknown task or protocol, a solution that the protocol cannot read, or `r1v` geometry without
-            the package math-verify.
+        TruthError: a solution that the protocol cannot read.
+        UserError: unknown task or protocol, or `r1v` geometry without the package math-verify.
     """
     _check("task", task, TASKS)
     _check("protocol", protocol, PROTOCOLS)
     truth = truth_of(solution)
     if protocol == "r1v":
         if task == "counting":
-            return answers_r1v.count_is_correct(completion, truth)
+            if not _is_integer(truth):
+                raise TruthError(f"solution: {_shown(truth)} is not a whole number, as R1-V's counting script needs")
+            return answers_r1v.count_is_correct(completion, int(truth))
         return answers_r1v.geometry_is_correct(completion, truth)
     expected = read(truth, task)
     if expected is None:
-        raise UserError(f"solution: {_shown(truth)} cannot be read as a {task} answer; give a number, unit or not")
+        raise TruthError(f"solution: {_shown(truth)} cannot be read as a {task} answer; give a number, unit or not")
     answer = extract_answer(completion)
     found = None if answer is None else read(answer, task)
     return found is not None and found.equals(expected)
@@ -140,6 +147,10 @@ def _read_count(text: str) -> Quantity:
     if len(numbers) == 2 and numbers[0] in _TEN_VALUES and values[1] is not None and 0 < values[1] < 10:
         return read_quantity(str(_WORD_VALUES[numbers[0]] + values[1]))
     raise UnreadableError("not one count")
+
+
+def _is_integer(text: str) -> bool:
+    return len(text) < 20 and text.removeprefix("-").isdigit() and text.isascii()
 
 
 def _check(key: str, value: str, known: tuple[str, ...]) -> None:
