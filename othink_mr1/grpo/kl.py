@@ -1,0 +1,64 @@
+"""The KL weight beta as a function of the training step: what makes GRPO into GRPO-D."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KLSchedule:
+    """beta(s) for s = 1 (the first update) to t (the last).
+
+    Attributes:
+        name: dynamic, linear, cosine or constant; see the functions below.
+        beta_min, beta_max: the range; a constant schedule uses beta_max.
+        exploration: w / t, the share of steps in which `dynamic` falls; 0.3 in the paper.
+    """
+
+    name: str
+    beta_min: float
+    beta_max: float
+    exploration: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise ValueError(f"kl_schedule is {self.name!r}; it should be one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.beta_min <= self.beta_max:
+            raise ValueError(f"0 <= beta_min <= beta_max should hold, not {self.beta_min} and {self.beta_max}")
+        if not 0 < self.exploration < 1:
+            raise ValueError(f"kl_exploration is {self.exploration}; it should lie between 0 and 1")
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        return SCHEDULES[self.name](self, step, total_steps)
+
+
+def dynamic(kl: KLSchedule, s: int, t: int) -> float:
+    """Eq. 3: from the middle down to beta_min while the policy explores, then up to beta_max."""
+    w = kl.exploration * t
+    if s <= w:
+        beta_mid = (kl.beta_min + kl.beta_max) / 2
+        return beta_mid - (beta_mid - kl.beta_min) * s / w
+    return kl.beta_min + (kl.beta_max - kl.beta_min) * (s - w) / (t - w)
+
+
+def linear(kl: KLSchedule, s: int, t: int) -> float:
+    """The paper's prose, "starts from a small value and gradually increases": a straight rise to beta_max."""
+    return kl.beta_min + (kl.beta_max - kl.beta_min) * s / t
+
+
+def cosine(kl: KLSchedule, s: int, t: int) -> float:
+    """Half a cosine from beta_min up to beta_max: slow at both ends."""
+    return kl.beta_min + (kl.beta_max - kl.beta_min) * (1 - math.cos(math.pi * s / t)) / 2
+
+
+def constant(kl: KLSchedule, s: int, t: int) -> float:
+    """GRPO as the paper compares with: beta_max throughout."""
+    return kl.beta_max
+
+
+SCHEDULES: dict[str, Callable[[KLSchedule, int, int], float]] = {
+    "dynamic": dynamic,
+    "linear": linear,
+    "cosine": cosine,
+    "constant": constant,
+}

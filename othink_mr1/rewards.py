@@ -1,0 +1,74 @@
+"""The rewards of Eq. 1, as plain functions `f(completions, solutions, **columns) -> list[float]`.
+
+`columns` are the other columns of the samples, `task` among them, repeated for each completion. Write your own
+in the same form and name it in params.yaml as `module:function`.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from othink_mr1.answers import format_ok, is_correct
+from othink_mr1.errors import UserError
+
+Reward = Callable[..., list[float]]
+
+
+def accuracy_reward(
+    completions: Sequence[str],
+    solutions: Sequence[str],
+    task: Sequence[str],
+    protocol: str = "strict",
+    **_: Any,
+) -> list[float]:
+    """1 where the answer read from the completion is the solution's, else 0."""
+    return [
+        float(is_correct(completion, solution, name, protocol))
+        for completion, solution, name in zip(completions, solutions, task, strict=True)
+    ]
+
+
+def format_reward(completions: Sequence[str], solutions: Sequence[str], **_: Any) -> list[float]:
+    """1 where the whole completion is `<think> .. </think> <answer> .. </answer>`, else 0 (R1-V's pattern)."""
+    return [float(format_ok(completion)) for completion in completions]
+
+
+def load_reward(name: str) -> Reward:
+    """The function that `module:function` names.
+
+    Raises:
+        UserError: no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"reward_funcs: {name!r} cannot be loaded ({error}); write it as module:function") from error
+    return found
+
+
+def reward_name(name: str) -> str:
+    """What a reward is called in the metrics: the function's name, `accuracy_reward` for the built-in one."""
+    return name.rpartition(":")[2]
+
+
+def call_reward(
+    name: str, function: Reward, completions: list[str], solutions: list[str], columns: dict[str, list[Any]]
+) -> list[float]:
+    """The rewards of `completions`, checked.
+
+    Raises:
+        UserError: the function raised, or did not return one finite number for each completion.
+    """
+    try:
+        rewards = function(completions, solutions, **columns)
+    except Exception as error:
+        raise UserError(f"reward {name}: {type(error).__name__}: {error}") from error
+    if not isinstance(rewards, list) or len(rewards) != len(completions):
+        size = len(rewards) if isinstance(rewards, list) else type(rewards).__name__
+        raise UserError(f"reward {name}: it returned {size} for {len(completions)} completions; one number each is needed")
+    for index, reward in enumerate(rewards):
+        if not isinstance(reward, int | float) or reward != reward or abs(reward) == float("inf"):
+            where = columns.get("sample_id", [index] * len(rewards))[index]
+            raise UserError(f"reward {name}: {reward!r} for sample {where}; a finite number is needed")
+    return [float(r) for r in rewards]

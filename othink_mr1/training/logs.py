@@ -1,0 +1,58 @@
+"""What a training run leaves to read: `log.jsonl`, a line a logged step with times, and `curves.csv` without them.
+
+Nothing that another step depends on may hold a time; so the two are apart.
+"""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+# They differ from run to run, or repeat the step.
+_TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "epoch")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+class LogFile(TrainerCallback):
+    """Appends every log to a JSONL file, whose first lines, after a resume, are those of the checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+def write_curves(history: list[dict[str, Any]], path: Path) -> None:
+    """A row a step, a column a metric, empty where a metric was not logged.
+
+    Args:
+        history: the trainer's `state.log_history`.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for entry in history:
+        kept = {name: value for name, value in entry.items() if name not in (*_TIMES, "step")}
+        rows.setdefault(entry["step"], {}).update(kept)
+    rows = {step: row for step, row in rows.items() if row and "train_loss" not in row or len(row) > 1}
+    columns = sorted({name for row in rows.values() for name in row} - {"train_loss"})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", *columns])
+    for step, row in sorted(rows.items()):
+        writer.writerow([step, *(repr(row[c]) if c in row else "" for c in columns)])
+    write_whole(path, text.getvalue())

@@ -1,0 +1,174 @@
+"""What SFT and GRPO share: a `transformers.Trainer` whose checkpoints are whole or absent, and whose batches are
+pictures and questions."""
+
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from othink_mr1.answers import format_ok, is_correct
+from othink_mr1.grpo.rollout import greedy
+from othink_mr1.grpo.shared_prefix import install, ordinary_attention
+from othink_mr1.models.processor import Processor
+from othink_mr1.prompts import test_prompt, train_prompt
+
+Sample = dict[str, Any]
+
+
+class Numbered(torch.utils.data.Dataset[Sample]):
+    """Samples with their place in the dataset as `index`, which seeds their sampling noise."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {**self.samples[index], "index": index}
+
+
+class Collator:
+    """Encodes the prompts of a batch; everything else of a sample but its picture goes along as it is."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+
+    def __call__(self, samples: list[Sample]) -> dict[str, Any]:
+        texts = [sample.get("prompt") or train_prompt(sample["problem"]) for sample in samples]
+        prompts = self.processor.encode(texts, [sample["image"] for sample in samples])
+        return {"prompts": prompts, "samples": [{k: v for k, v in s.items() if k != "image"} for s in samples]}
+
+
+class VisionLanguageTrainer(Trainer):
+    """Trains on samples (dicts with `image`, `problem`, ...) and validates by greedy accuracy.
+
+    Checkpoints are written beside and renamed: a folder `checkpoint-N` is always whole.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        processor: Processor,
+        train_samples: Sequence[Sample],
+        validation_samples: Sequence[Sample] | None = None,
+        eval_max_new_tokens: int = 256,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        install(model)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=Collator(processor),
+            train_dataset=Numbered(train_samples),
+            eval_dataset=validation_samples,
+            processing_class=processor,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+        self.processor = processor
+        self.eval_max_new_tokens = eval_max_new_tokens
+        # Losses here are means already; the Trainer divides them by the number of accumulated batches.
+        self.model_accepts_loss_kwargs = False
+        self._buffer: dict[str, list[float]] = defaultdict(list)
+        self._saving_to: str | None = None
+        self._step_started = time.perf_counter()
+
+    def note(self, **metrics: float) -> None:
+        """Keeps metrics of a micro-batch until the next log, where their mean appears."""
+        for name, value in metrics.items():
+            self._buffer[name].append(float(value))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            now = time.perf_counter()
+            logs = {**logs, **{name: sum(v) / len(v) for name, v in self._buffer.items()}}
+            logs["step_time"] = now - self._step_started
+            self._buffer.clear()
+            self._step_started = now
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Greedy accuracy and format on the validation samples, by the strict reading (Figures 1 and 5)."""
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        samples = self.eval_dataset
+        correct = formatted = 0
+        size = self.args.per_device_eval_batch_size
+        for start in range(0, len(samples), size):
+            batch = [samples[i] for i in range(start, min(start + size, len(samples)))]
+            done = greedy(
+                model,
+                self.processor,
+                [s["image"] for s in batch],
+                [test_prompt(s["task"], s["problem"]) for s in batch],
+                self.eval_max_new_tokens,
+            )
+            for sample, completion in zip(batch, done, strict=True):
+                correct += is_correct(completion.text, sample["solution"], sample["task"], "strict")
+                formatted += format_ok(completion.text)
+        metrics = {"eval_accuracy": correct / len(samples), "eval_format": formatted / len(samples)}
+        self.log(dict(metrics))
+        self._step_started = time.perf_counter()
+        return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with ordinary_attention(self.accelerator.unwrap_model(self.model)):
+            super().save_model(output_dir, _internal_call)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._saving_to or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        unfinished = folder / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._saving_to = str(unfinished)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_to = None
+        if self.args.should_save:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(unfinished / name, folder / name)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint in `folder`, or None."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+class StopAndReport(TrainerCallback):
+    """Tells how far training is, and ends it after a checkpoint once a stop is asked for."""
+
+    def __init__(self, report: Callable[[int, int, str], None], stop_requested: Callable[[], bool]) -> None:
+        self.report = report
+        self.stop_requested = stop_requested
+        self.stopped = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.report(state.global_step, state.max_steps, "")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        shown = [(name, (logs or {}).get(name)) for name in ("reward", "beta", "loss", "eval_accuracy")]
+        text = "  ".join(f"{name} {value:.3g}" for name, value in shown if value is not None)
+        self.report(state.global_step, state.max_steps, text)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if self.stop_requested() and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+        return control
