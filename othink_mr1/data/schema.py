@@ -33,9 +33,7 @@ _TEXT_COLUMNS = ("sample_id", "task", "split", "source", "problem", "solution", 
 
 
 def _schema(columns: list[tuple[str, pa.DataType]]) -> pa.Schema:
-    features = {
-        name: _FEATURES.get(name, {"dtype": str(kind), "_type": "Value"}) for name, kind in columns
-    }
+    features = {name: _FEATURES.get(name, {"dtype": str(kind), "_type": "Value"}) for name, kind in columns}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}, sort_keys=True)}
     return pa.schema([pa.field(name, kind) for name, kind in columns], metadata=metadata)
 
@@ -73,7 +71,7 @@ _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def sample_id(task: str, pixels_sha256: str, problem: str, answer: str) -> str:
-    """32 hex digits that the same task, pixels, question and answer always give, on every machine and in every split."""
+    """32 hex digits out of the content: the same on every machine and in every split."""
     content = json.dumps([task, pixels_sha256, problem, answer], ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

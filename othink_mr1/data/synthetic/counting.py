@@ -123,7 +123,7 @@ def _ground(rng: np.random.Generator, image_size: int) -> NDArray[np.float32]:
     dx, dy = x - np.float32(0.25 + 0.5 * middle_x), y - np.float32(0.2 + 0.5 * middle_y)
     pool = np.maximum(np.float32(1) - (dx * dx + dy * dy) * np.float32(0.9), np.float32(0))
     level = np.float32(128 + 22 * bright) + np.float32(44) * pool * pool + np.float32(8) * y
-    return level * np.array([1.0 + 0.02 * tint, 1.0, 1.02 - 0.03 * tint], np.float32)
+    return np.asarray(level * np.array([1.0 + 0.02 * tint, 1.0, 1.02 - 0.03 * tint], np.float32))
 
 
 def _paint(rng: np.random.Generator, items: list[_Item], image_size: int) -> tuple[NDArray[np.uint8], list[int]]:

@@ -1,7 +1,7 @@
 """Solids as small shaded pictures ("sprites"), ray-marched once and kept.
 
-Every pixel has to be the same on every machine, so nothing here leaves IEEE arithmetic: only + - * / sqrt min max, which
-are exact everywhere (sin, exp and pow are not); directions are rational; sums are taken in integers.
+Every pixel has to be the same on every machine, so nothing here leaves IEEE arithmetic: only + - * / sqrt min max,
+which are exact everywhere (sin, exp and pow are not); directions are rational; sums are taken in integers.
 
 World axes: x right, y away from the camera, z up; a solid stands on z = 0 and is about two units wide. The camera is
 orthographic and looks down on the ground.
@@ -39,33 +39,37 @@ class Sprite(NamedTuple):
 
 @dataclass(frozen=True)
 class Circle:
-    """The circle about a solid's outline, in world units within the sprite (right and down from its top left corner)."""
+    """The circle about a solid's outline, in world units to the right of and down from the sprite's top left corner."""
 
     x: float
     y: float
     radius: float
 
 
+def _root(square: Grid | float) -> Grid:
+    return np.asarray(np.sqrt(square))
+
+
 def _distance(shape: str, turn: int, x: Grid, y: Grid, z: Grid) -> Grid:
     """Distance to the surface, negative inside (for the cone a lower bound of it)."""
     if shape == "sphere":
-        return np.sqrt(x * x + y * y + (z - 1) * (z - 1)) - 1
+        return _root(x * x + y * y + (z - 1) * (z - 1)) - 1
     if shape == "cube":
         cos, sin = TURNS[turn]
         half, edge = 0.8, 0.07  # the edge is rounded
         parts = [np.abs(cos * x + sin * y), np.abs(cos * y - sin * x), np.abs(z - half)]
         a, b, c = (part - (half - edge) for part in parts)
-        outside = np.sqrt(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2 + np.maximum(c, 0) ** 2)
+        outside = _root(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2 + np.maximum(c, 0) ** 2)
         return outside + np.minimum(np.maximum(np.maximum(a, b), c), 0) - edge
-    across = np.sqrt(x * x + y * y)
+    across = _root(x * x + y * y)
     if shape == "cylinder":
         a, b = across - 0.85, np.abs(z - 0.8) - 0.8
-        return np.sqrt(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2) + np.minimum(np.maximum(a, b), 0)
+        return _root(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2) + np.minimum(np.maximum(a, b), 0)
     if shape == "cone":
-        return np.maximum((across * 2.0 + z * 1.05 - 2.1) / np.sqrt(2.0 * 2.0 + 1.05 * 1.05), -z)
+        return np.maximum((across * 2.0 + z * 1.05 - 2.1) / _root(2.0 * 2.0 + 1.05 * 1.05), -z)
     if shape == "torus":
         ring = across - 0.7
-        return np.sqrt(ring * ring + (z - 0.42) * (z - 0.42)) - 0.42
+        return _root(ring * ring + (z - 0.42) * (z - 0.42)) - 0.42
     raise ValueError(f"shape {shape!r}")
 
 
@@ -126,14 +130,15 @@ def _shadow(shape: str, light: int, side: int) -> Grid:
 def _averaging(px: int, side: int) -> NDArray[np.int64]:
     """(px, side) integer weights that average `side` pixels down to `px` by shared area; each row adds up to `side`."""
     starts, cells = np.arange(px)[:, None] * side, np.arange(side)[None, :] * px
-    return np.clip(np.minimum(starts + side, cells + px) - np.maximum(starts, cells), 0, None).astype(np.int64)
+    shared = np.minimum(starts + side, cells + px) - np.maximum(starts, cells)
+    return np.asarray(np.clip(shared, 0, None), dtype=np.int64)
 
 
 def _shrink(plane: Grid, px: int) -> NDArray[np.float32]:
     """`plane` averaged down to `(px, px)`, summed in integers so that the order of the sum does not matter."""
     weights = _averaging(px, plane.shape[0])
     total = weights @ np.rint(plane * 4096).astype(np.int64) @ weights.T
-    return (total / (4096.0 * plane.shape[0] ** 2)).astype(np.float32)
+    return np.asarray(total / (4096.0 * plane.shape[0] ** 2), dtype=np.float32)
 
 
 @lru_cache(maxsize=64)
