@@ -27,7 +27,9 @@ MAX_DEPTH = 20
 
 _CHARACTERS: dict[int, int | str | None] = {
     **str.maketrans("０１２３４５６７８９−–－＋×·⋅÷⁄º˚（）［］％．，′＝：∠", "0123456789---+***//°°()()%.,'=: "),
-    **{ord("²"): "^2", ord("³"): "^3", ord("π"): " π "},
+    ord("²"): "^2",
+    ord("³"): "^3",
+    ord("π"): " π ",
 }
 _COMMANDS = {
     **dict.fromkeys(["sqrt", "surd"], "√"),

@@ -1,1 +1,1 @@
-"""Greedy completions, their scores, and what chance allows to be said about them."""
+"""Generating answers, scoring them, and saying what the scores show."""
