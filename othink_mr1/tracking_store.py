@@ -1,0 +1,290 @@
+"""The connection to MLflow: where it is, what to do while it does not answer, and addresses for people.
+
+MLflow takes seconds to import, so it is imported where it is first used, never at the top.
+"""
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from othink_mr1 import processes
+from othink_mr1.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+EXPERIMENT = "othink-mr1"
+FOLDER = Path(".othink/mlflow")
+UI_FILE = Path(".othink/ui.json")
+
+# Seconds between two tries while the server does not answer: a step is polled every second and must not wait each time.
+PATIENCE = 30.0
+
+# A user's own setting wins, but for the last: nothing untrusted is unpickled (DESIGN.md, decision 10).
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # MLflow's own defaults try for minutes while the pipeline waits.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+# What trying again would not change: the call itself was wrong, or what it speaks of is gone.
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
+
+
+class StoreAwayError(UserError):
+    """MLflow does not answer. The pipeline goes on without it; registration and promotion cannot."""
+
+
+@dataclass
+class Store:
+    """MLflow as one project folder sees it. Connects at the first call that needs it; safe to use from threads."""
+
+    root: Path
+    uri: str
+    experiment: str
+    away_until: float = 0.0
+    unfinished: list[Any] = field(default_factory=list)
+    _client: "MlflowClient | None" = None
+    _experiment_id: str | None = None
+    _warned: bool = False
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def local(self) -> bool:
+        """Whether this process writes the database itself, so that artifacts lie on this machine too."""
+        return not self.uri.startswith(("http://", "https://"))
+
+    @property
+    def away(self) -> bool:
+        """Whether the last call failed so short ago that the next is not worth a try."""
+        return time.monotonic() < self.away_until
+
+    def client(self) -> "MlflowClient":
+        """The connected client; the database, its folder and the experiment exist afterwards.
+
+        Raises:
+            Exception: whatever MLflow raises where it cannot be reached.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    @property
+    def experiment_id(self) -> str:
+        """Id of the experiment that holds all runs of the project."""
+        self.client()
+        assert self._experiment_id is not None
+        return self._experiment_id
+
+    def attempt(self, what: str, call: Callable[["MlflowClient"], T]) -> tuple[bool, T | None]:
+        """Call MLflow without letting its absence stop the pipeline.
+
+        Returns:
+            (True, the answer); (True, None) where MLflow refused the call for good, after a warning; (False, None)
+            where it does not answer: the caller keeps what it has and tries again later.
+        """
+        if self.away:
+            return False, None
+        try:
+            answer = call(self.client())
+        except Exception as error:
+            if not _is_mlflow_trouble(error):
+                raise
+            if getattr(error, "error_code", "") in _REFUSALS:
+                log.warning("MLflow refused %s: %s", what, first_line(error))
+                return True, None
+            self._went_away(error)
+            return False, None
+        self.away_until, self._warned = 0.0, False
+        return True, answer
+
+    def require(self, call: Callable[["MlflowClient"], T]) -> T:
+        """Call MLflow where nothing can go on without it; its refusals are the caller's to understand.
+
+        Raises:
+            StoreAwayError: it does not answer.
+        """
+        try:
+            return call(self.client())
+        except Exception as error:
+            if not _is_mlflow_trouble(error) or getattr(error, "error_code", "") in _REFUSALS:
+                raise
+            raise StoreAwayError(f"MLflow at {hide_password(self.uri)} does not answer: {first_line(error)}") from None
+
+    def _went_away(self, error: Exception) -> None:
+        self.away_until = time.monotonic() + PATIENCE
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "MLflow at %s does not answer (%s): the run goes on, and what is missing is logged when it is back",
+                hide_password(self.uri),
+                first_line(error),
+            )
+
+    def _connect(self) -> "MlflowClient":
+        prepare_environment()
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        import mlflow
+
+        # The client is told where to go; code of MLflow that asks the environment (artifacts, models:/) must agree.
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        client = mlflow.MlflowClient(self.uri, registry_uri=self.uri)
+        self._experiment_id = self._find_experiment(client)
+        return client
+
+    def _find_experiment(self, client: "MlflowClient") -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            # A server decides itself where artifacts go. With plain SQLite they would land in ./mlruns.
+            place = (self.root / FOLDER / "artifacts").as_uri() if self.local else None
+            try:
+                return str(client.create_experiment(self.experiment, artifact_location=place))
+            except MlflowException:
+                found = client.get_experiment_by_name(self.experiment)  # another process was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+
+_stores: dict[Path, Store] = {}
+
+
+def connect(root: Path, uri: str | None = None, experiment: str | None = None) -> Store:
+    """Say which MLflow the project at `root` uses; later calls with this root use it. Touches no network or disk.
+
+    Args:
+        root: the project's folder.
+        uri: `tracking.uri` of params.yaml; the environment's MLFLOW_TRACKING_URI goes before it, and without
+            either it is the SQLite database under `.othink/mlflow`.
+        experiment: name of the MLflow experiment.
+
+    Raises:
+        UserError: an address of a kind that MLflow no longer has.
+    """
+    root = root.resolve()
+    address = os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{root / FOLDER / 'mlflow.db'}"
+    if not re.match(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://", address):
+        raise UserError(
+            f"tracking.uri (or MLFLOW_TRACKING_URI): {address!r} is not an address of MLflow; "
+            "allowed are http(s)://host:port, sqlite:////path/to/mlflow.db and postgresql://..."
+        )
+    known = _stores.get(root)
+    if known is None or known.uri != address or (experiment is not None and known.experiment != experiment):
+        known = _stores[root] = Store(root, address, experiment or EXPERIMENT)
+    return known
+
+
+def store(root: Path) -> Store:
+    """The store that `connect` set up for this root, else the default one."""
+    return _stores.get(root.resolve()) or connect(root)
+
+
+def warm_up(root: Path) -> threading.Thread:
+    """Import MLflow and open its store in a thread (4 s, 9 with a new database), while the caller waits for others.
+
+    Start it only when the caller's own imports are done: two threads that import packages with a common
+    dependency can meet a half-imported one.
+    """
+    thread = threading.Thread(target=lambda: store(root).attempt("the connection", lambda _: None), daemon=True)
+    thread.start()
+    return thread
+
+
+def prepare_environment() -> None:
+    """Set what MLflow reads from the environment, before it is imported: no telemetry, no pickle, short waits."""
+    for key, value in _DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    for noisy in ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def ui_address(root: Path, service: str = "mlflow") -> str | None:
+    """Address of a service ("mlflow" or "prefect") of the `othink ui` that runs for this project, or None."""
+    try:
+        entry = json.loads((root / UI_FILE).read_text())
+        process = processes.parse(entry["process"])
+        return str(entry[service]) if process is not None and process.alive else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def page(root: Path, fragment: str) -> str | None:
+    """Address of a page of MLflow's interface (`experiments/1/runs/...`), or None where no server shows it."""
+    current = store(root)
+    base = ui_address(root) if current.local else re.sub(r"://[^/@]+@", "://", current.uri)
+    return f"{base.rstrip('/')}/#/{fragment}" if base else None
+
+
+def run_url(root: Path, run_id: str) -> str | None:
+    """Address of a run's page, or None where no server shows it (then `othink ui` does)."""
+    current = store(root)
+    _, experiment = current.attempt("the address of a run", lambda _: current.experiment_id)
+    return page(root, f"experiments/{experiment}/runs/{run_id}") if experiment else None
+
+
+def note_open_run(root: Path, run_id: str) -> None:
+    """Remember that this process writes to the run, so that a later one can close it if this one is killed."""
+    folder = root / FOLDER / "open"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / run_id).write_text(str(processes.current()))
+
+
+def forget_open_run(root: Path, run_id: str) -> None:
+    """The run was closed."""
+    (root / FOLDER / "open" / run_id).unlink(missing_ok=True)
+
+
+def close_abandoned_runs(root: Path) -> None:
+    """Close the runs of processes that were killed; MLflow would show them as running for ever."""
+    for file in (root / FOLDER / "open").glob("*"):
+        owner = processes.parse(file.read_text())
+        if owner is None or not owner.alive:
+            _close_killed(root, file)
+
+
+def _close_killed(root: Path, file: Path) -> None:
+    closed, _ = store(root).attempt(
+        "the end of a killed run", lambda client: client.set_terminated(file.name, "KILLED")
+    )
+    if closed:
+        file.unlink(missing_ok=True)
+
+
+def hide_password(uri: str) -> str:
+    """The address without a password that it may hold."""
+    return re.sub(r"(://[^:/@]+):[^@/]+@", r"\1:***@", uri)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _is_mlflow_trouble(error: Exception) -> bool:
+    """Whether an error comes from MLflow, its database or the way to it, and not from a mistake of this code."""
+    if isinstance(error, OSError):  # requests' errors are OSErrors too
+        return True
+    modules = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
+    return bool(modules & {"mlflow", "sqlalchemy", "urllib3"})
