@@ -62,8 +62,9 @@ $(STAMP): requirements.lock pyproject.toml
 	echo "Installing $$(grep -c '^[^#]' requirements.lock) pinned packages into $(VENV): a few minutes (details: $(LOG))"; \
 	mkdir -p $(VENV); touch $(BUSY); \
 	[ -x $(VENV)/bin/pip ] || "$$python" -m venv $(VENV); \
-	pip="$(VENV)/bin/python -m pip -qq --progress-bar off --disable-pip-version-check --no-input --log $(LOG)"; \
-	$$pip install -r requirements.lock; \
-	$$pip install --no-deps --no-build-isolation --editable .; \
-	$$pip check; \
+	export PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1; \
+	{ $(VENV)/bin/python -m pip install -r requirements.lock \
+	  && $(VENV)/bin/python -m pip install --no-deps --no-build-isolation --editable . \
+	  && $(VENV)/bin/python -m pip check; \
+	} >$(LOG) 2>&1 || { grep -vi '^warning' $(LOG) | tail -n 15 >&2; echo "make: the installation failed; all of pip's output is in $(LOG)" >&2; exit 1; }; \
 	rm $(BUSY); touch $(STAMP)
