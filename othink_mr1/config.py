@@ -22,7 +22,7 @@ FILE = "params.yaml"
 SELECTION = Path(".othink/selection.yaml")
 DEFAULT_PROFILE = "demo"
 # The keys of a KL schedule: grpo_d has its own, or none of grpo's would leave it constant.
-_KL = ("kl_schedule", "beta", "beta_min", "beta_max", "exploration")
+_KL = ("kl_schedule", "beta_min", "beta_max", "kl_exploration")
 
 
 _KINDS = ("synthetic", "jsonl", "hub", "drawn", "tiny", "path")
@@ -143,9 +143,10 @@ def _trainer(config: Config, method: str, task: Task) -> dict[str, Any]:
     settings = config.training(method, task)
     values = settings.model_dump(mode="json", exclude_none=True)
     if isinstance(settings, Grpo):
-        used = ("beta",) if settings.kl_schedule == "constant" else ("beta_min", "beta_max", "exploration")
-        values = {key: value for key, value in values.items() if key not in _KL[1:] or key in used}
-        values |= {"reward_protocol": config.reward.protocol, "reward_alpha": config.reward.alpha}
+        if settings.kl_schedule == "constant":
+            values.pop("kl_exploration", None)
+            values["beta_min"] = settings.beta_max  # one weight: the range is that point
+        values |= {"reward_protocol": config.reward.protocol, "reward_weights": [1.0, config.reward.alpha]}
     return values
 
 

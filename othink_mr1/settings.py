@@ -186,28 +186,29 @@ class Sft(Training):
 
 
 class Grpo(Training):
-    """GRPO with a constant KL weight, and GRPO-D."""
+    """GRPO with a constant KL weight, and GRPO-D; the fields of GRPODConfig."""
 
     num_generations: Annotated[Integer, Field(ge=2)]
-    temperature: Positive
-    max_prompt_length: Count | None = None
     max_completion_length: Count
-    epsilon: Fraction | None = None
-    num_iterations: Count | None = None
-    kl_schedule: Literal["constant", "dynamic", "rise"]
-    beta: NotNegative | None = None
+    temperature: Positive
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Integer, Field(ge=0)] | None = None
+    min_p: Share | None = None
+    kl_schedule: Literal["constant", "dynamic", "linear", "cosine"]
     beta_min: NotNegative | None = None
-    beta_max: NotNegative | None = None
-    exploration: Fraction | None = None
+    beta_max: NotNegative
+    kl_exploration: Fraction | None = None
+    epsilon: Fraction | None = None
+    logprob_chunk: Count | None = None
+    freeze_vision: bool | None = None
 
     @model_validator(mode="after")
     def _kl_weight(self) -> "Grpo":
         if self.kl_schedule == "constant":
-            if self.beta is None:
-                raise ValueError("kl_schedule = 'constant' needs beta")
-        elif self.beta_min is None or self.beta_max is None:
+            return self
+        if self.beta_min is None:
             raise ValueError(f"kl_schedule = {self.kl_schedule!r} needs beta_min and beta_max")
-        elif self.beta_min > self.beta_max:
+        if self.beta_min > self.beta_max:
             raise ValueError(f"beta_min = {self.beta_min:g} should not be above beta_max = {self.beta_max:g}")
         return self
 
