@@ -50,7 +50,7 @@ def bootstrap_difference(
 
 
 def detectable_difference(n: int, discordant: float, confidence: float = 0.95) -> float:
-    """The difference in accuracy that n paired items show in 80% of studies, if models disagree on `discordant` of them.
+    """The difference in accuracy that n paired items show in 80% of studies; models disagree on a share `discordant`.
 
     Normal approximation of McNemar's test (Connor 1987), without the second-order term.
     """
