@@ -1,0 +1,71 @@
+"""The results of all models as tables and figures.
+
+    python -m steps.tables
+
+Reads evaluation/<model>/ of every model and training/<model>/curves.csv; writes tables/: results.json, CSV and
+Markdown in the layout of the paper's Table 1 and Figure 7, and PNG figures.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from othink_mr1.answers import TASKS
+from othink_mr1.stages import write_whole
+from steps import harness
+
+OUT = Path("tables")
+TITLES = {
+    "same_task": "Same task: tested on the task they were trained on",
+    "cross_task": "Cross task: tested on the other task",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
+    settings, base = harness.params("tables"), harness.params("base.source")
+    with harness.stage("tables") as stage:
+        write_tables(settings, base == "tiny", stage)
+
+
+def write_tables(settings: dict[str, Any], improvable_base: bool, stage: harness.Stage) -> None:
+    """Write all of tables/.
+
+    Args:
+        settings: confidence; paper ("2b" or "7b") where the paper's numbers belong beside ours.
+        improvable_base: the base is the demo's.
+    """
+    from othink_mr1.evaluation.tables import comparisons_csv, csv_text, markdown, results
+
+    stage.progress(0, 3, "comparing models")
+    found = results(Path("evaluation"), settings["confidence"], settings.get("paper"), improvable_base)
+    OUT.mkdir(parents=True, exist_ok=True)
+    stage.progress(1, 3, "drawing figures")
+    draw(found)
+    stage.progress(2, 3, "writing tables")
+    for name, kind in (("same_task", "same-task"), ("cross_task", "cross-task")):
+        write_whole(OUT / f"{name}.csv", csv_text(found[name]))
+        write_whole(OUT / f"{name}.md", markdown(found, kind))
+        write_whole(OUT / f"{name}_comparisons.csv", comparisons_csv(found["comparisons"][kind]))
+    write_whole(OUT / "results.json", json.dumps(found, indent=1) + "\n")
+    stage.progress(3, 3, "done")
+
+
+def draw(found: dict[str, Any]) -> None:
+    """The figures: accuracies, and the training curves of each task."""
+    from othink_mr1.evaluation.curves import read_all
+    from othink_mr1.evaluation.figures import accuracy_bars, save, training_curves
+
+    for name, title in TITLES.items():
+        save(accuracy_bars(found[name], title), OUT / f"{name}.png")
+    curves = read_all(Path("training"))
+    for task in TASKS:
+        if any(model.endswith(f"-{task}") for model in curves):
+            save(training_curves(curves, task), OUT / f"curves_{task}.png")
+
+
+if __name__ == "__main__":
+    harness.run_step(main)
