@@ -238,6 +238,9 @@ class Promotion(Settings):
     """Which model becomes the candidate, and what it takes to be champion."""
 
     method: Literal["sft", "grpo", "grpo_d", "best"] = "grpo_d"
+    # Significance of "worse than the champion", and the share that a candidate may lose on the cross task.
+    alpha: Fraction = 0.05
+    max_cross_task_drop: Share = 0.05
 
 
 class Tracking(Settings):
