@@ -16,7 +16,6 @@ from othink_mr1.answers import TASKS
 from othink_mr1.stages import write_whole
 from steps import harness
 
-OUT = Path("tables")
 TITLES = {
     "same_task": "Same task: tested on the task they were trained on",
     "cross_task": "Cross task: tested on the other task",
@@ -31,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_tables(settings, base == "tiny", stage)
 
 
-def write_tables(settings: dict[str, Any], improvable_base: bool, stage: harness.Stage) -> None:
-    """Write all of tables/.
+def write_tables(settings: dict[str, Any], improvable_base: bool, stage: harness.Stage, root: Path = Path()) -> None:
+    """Write all of tables/ of the project at `root`.
 
     Args:
         settings: confidence; paper ("2b" or "7b") where the paper's numbers belong beside ours.
@@ -41,30 +40,32 @@ def write_tables(settings: dict[str, Any], improvable_base: bool, stage: harness
     from othink_mr1.evaluation.tables import comparisons_csv, csv_text, markdown, results
 
     stage.progress(0, 3, "comparing models")
-    found = results(Path("evaluation"), settings["confidence"], settings.get("paper"), improvable_base)
-    OUT.mkdir(parents=True, exist_ok=True)
+    found = results(root / "evaluation", settings["confidence"], settings.get("paper"), improvable_base)
+    out = root / "tables"
+    out.mkdir(parents=True, exist_ok=True)
     stage.progress(1, 3, "drawing figures")
-    draw(found)
+    draw(found, root)
     stage.progress(2, 3, "writing tables")
     for name, kind in (("same_task", "same-task"), ("cross_task", "cross-task")):
-        write_whole(OUT / f"{name}.csv", csv_text(found[name]))
-        write_whole(OUT / f"{name}.md", markdown(found, kind))
-        write_whole(OUT / f"{name}_comparisons.csv", comparisons_csv(found["comparisons"][kind]))
-    write_whole(OUT / "results.json", json.dumps(found, indent=1) + "\n")
+        write_whole(out / f"{name}.csv", csv_text(found[name]))
+        write_whole(out / f"{name}.md", markdown(found, kind))
+        write_whole(out / f"{name}_comparisons.csv", comparisons_csv(found["comparisons"][kind]))
+    write_whole(out / "results.json", json.dumps(found, indent=1) + "\n")
     stage.progress(3, 3, "done")
 
 
-def draw(found: dict[str, Any]) -> None:
+def draw(found: dict[str, Any], root: Path) -> None:
     """The figures: accuracies, and the training curves of each task."""
     from othink_mr1.evaluation.curves import read_all
     from othink_mr1.evaluation.figures import accuracy_bars, save, training_curves
 
+    out = root / "tables"
     for name, title in TITLES.items():
-        save(accuracy_bars(found[name], title), OUT / f"{name}.png")
-    curves = read_all(Path("training"))
+        save(accuracy_bars(found[name], title), out / f"{name}.png")
+    curves = read_all(root / "training")
     for task in TASKS:
         if any(model.endswith(f"-{task}") for model in curves):
-            save(training_curves(curves, task), OUT / f"curves_{task}.png")
+            save(training_curves(curves, task), out / f"curves_{task}.png")
 
 
 if __name__ == "__main__":
