@@ -43,11 +43,12 @@ def folder_digest(path: Path) -> str:
 
 def _pictures(content: bytes) -> list[str]:
     pictures = []
-    for line in content.splitlines():
+    for line in content.split(b"\n"):
         try:
-            picture = json.loads(line)["image_path"]
-        except (ValueError, KeyError, TypeError):
+            row = json.loads(line)
+        except ValueError:
             continue
+        picture = (row.get("image") or row.get("image_path")) if isinstance(row, dict) else None
         if isinstance(picture, str):
             pictures.append(picture)
     return pictures

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,6 +85,20 @@ def command_line(pid: int) -> list[str]:
     return _ps(pid, "command").split()
 
 
+def group_members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    if not _PROC:
+        lines = _run_ps(["-A", "-o", "pid=,pgid=,stat="]).splitlines()
+        rows = [line.split() for line in lines]
+        return [int(row[0]) for row in rows if len(row) > 2 and row[1] == str(group) and not row[2].startswith("Z")]
+    members = []
+    for entry in Path("/proc").iterdir():
+        fields = _stat(int(entry.name)) if entry.name.isdigit() else None
+        if fields and fields[2] == str(group) and fields[0] not in "ZX":
+            members.append(int(entry.name))
+    return members
+
+
 def end(process: Process, grace: float) -> bool:
     """Ask a process to end (SIGTERM), wait `grace` seconds, then make it (SIGKILL).
 
@@ -130,8 +143,10 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def _ps(pid: int, column: str) -> str:
-    command = ["ps", "-o", f"{column}=", "-p", str(pid)]
-    if sys.platform == "win32":
-        return ""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    return _run_ps(["-o", f"{column}=", "-p", str(pid)])
+
+
+def _run_ps(arguments: list[str]) -> str:
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False, env=environment)
     return done.stdout.strip()

@@ -124,7 +124,7 @@ class TinyBase(Settings):
     per_device_train_batch_size: Count
     learning_rate: Positive
     samples: Count
-    habits: dict[str, Share]
+    habits: dict[Literal["enumerate", "guess", "blurt", "direct"], Share]
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "TinyBase":
@@ -170,6 +170,11 @@ class Training(Settings):
     gradient_checkpointing: bool | None = None
     logging_steps: Count | None = None
     save_steps: Count | None = None
+    # Accuracy on validation; `promotion.method: best` needs it.
+    eval_strategy: Literal["no", "steps", "epoch"] | None = None
+    eval_steps: Count | None = None
+    per_device_eval_batch_size: Count | None = None
+    freeze_vision: bool | None = None
 
     @model_validator(mode="after")
     def _has_an_end(self) -> "Training":
@@ -179,10 +184,9 @@ class Training(Settings):
 
 
 class Sft(Training):
-    """Supervised fine-tuning."""
+    """Supervised fine-tuning; the fields of SFTConfig."""
 
     target: Literal["answer", "thinking"] | None = None
-    max_length: Count | None = None
 
 
 class Grpo(Training):
@@ -200,7 +204,6 @@ class Grpo(Training):
     kl_exploration: Fraction | None = None
     epsilon: Fraction | None = None
     logprob_chunk: Count | None = None
-    freeze_vision: bool | None = None
 
     @model_validator(mode="after")
     def _kl_weight(self) -> "Grpo":
@@ -232,12 +235,18 @@ class Tables(Settings):
     """Numbers and figures of the results."""
 
     confidence: Fraction = 0.95
+    # Whose numbers of the paper belong beside ours.
+    paper: Literal["2b", "7b"] | None = None
 
 
 class Promotion(Settings):
     """Which model becomes the candidate, and what it takes to be champion."""
 
     method: Literal["sft", "grpo", "grpo_d", "best"] = "grpo_d"
+    # Significance of "worse than the champion" on the own task.
+    alpha: Fraction = 0.05
+    # Share of accuracy that the other task may lose.
+    max_cross_task_drop: Share = 0.05
     # Significance of "worse than the champion", and the share that a candidate may lose on the cross task.
     alpha: Fraction = 0.05
     max_cross_task_drop: Share = 0.05

@@ -164,6 +164,8 @@ def stage(name: str, checkpoints: bool = False) -> Iterator[Stage]:
         running.finish("interrupted", str(interrupted))
         raise
     except BaseException as error:
+        # What the user has to put right does not get better by trying again.
+        running._status["users_mistake"] = isinstance(error, UserError)
         _finish_despite(running, _one_line(error))
         raise
     finally:
