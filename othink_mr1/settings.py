@@ -247,9 +247,6 @@ class Promotion(Settings):
     alpha: Fraction = 0.05
     # Share of accuracy that the other task may lose.
     max_cross_task_drop: Share = 0.05
-    # Significance of "worse than the champion", and the share that a candidate may lose on the cross task.
-    alpha: Fraction = 0.05
-    max_cross_task_drop: Share = 0.05
 
 
 class Tracking(Settings):
