@@ -29,7 +29,19 @@ _KINDS = ("synthetic", "jsonl", "hub", "drawn", "tiny", "path")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML reads 1e-6 as a text, DVC and people read it as a number."""
+    """YAML 1.2's numbers (PyYAML reads 1e-6 as a text, DVC and people as a number), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """PyYAML lets the last of two equal keys win without a word."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                continue
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands there twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -159,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}: line {line} is not YAML: {error.problem}") from None
+        raise UserError(f"{path}: line {line}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(written, dict):
