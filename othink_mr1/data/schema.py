@@ -15,7 +15,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -67,24 +66,12 @@ QUARANTINE_SCHEMA = _schema(
 )
 
 _ROWS_PER_GROUP = 256
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def sample_id(task: str, pixels_sha256: str, problem: str, answer: str) -> str:
     """32 hex digits out of the content: the same on every machine and in every split."""
     content = json.dumps([task, pixels_sha256, problem, answer], ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def solution_of(answer: str) -> str:
-    """`3` as R1-V's data hold it: `<answer> 3 </answer>`."""
-    return f"<answer> {answer} </answer>"
-
-
-def answer_of(solution: str) -> str:
-    """The answer inside the tags of a solution; the whole text, stripped, where there are none."""
-    found = _ANSWER_TAG.search(solution)
-    return (found.group(1) if found else solution).strip()
 
 
 class ParquetSink:
@@ -120,15 +107,18 @@ class ParquetSink:
             self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
             self._waiting = []
 
+    def close(self) -> None:
+        """Write what is left. Without it the file cannot be read."""
+        self._flush()
+        self._writer.close()
+
     def __enter__(self) -> "ParquetSink":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
+        self.close()
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> int:

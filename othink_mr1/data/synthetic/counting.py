@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from othink_mr1.data.schema import solution_of
+from othink_mr1.data.solutions import solution_of
 from othink_mr1.data.synthetic.randomness import scene_rng
 from othink_mr1.data.synthetic.shapes import LIGHTS, SPAN, TURNS, Circle, outline, sprite
 

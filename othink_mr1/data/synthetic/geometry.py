@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from othink_mr1.data.schema import solution_of
+from othink_mr1.data.solutions import solution_of
 from othink_mr1.data.synthetic.drawing import Figure, Pen, Point, cos, sin
 from othink_mr1.data.synthetic.randomness import scene_rng
 
