@@ -1,0 +1,107 @@
+"""A Prefect server and its workers, on loopback, in folders of their own, ended by process id."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+PATIENCE = 120  # seconds that a start may take on a busy machine
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running Prefect server: what a client's environment needs to reach it, and where its logs go."""
+
+    environment: dict[str, str]
+    folder: Path
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def background(
+    command: list[str], environment: dict[str, str], folder: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs `command` in a process group of its own, and ends that group, whatever happens."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                try:
+                    process.wait(timeout=15)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Prefect server that asks for a password, as docker/compose.yaml starts it, but on SQLite."""
+    folder = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {
+        **clean,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_AUTH_STRING": "tester:only-for-this-test",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    server_environment = {**environment, "PREFECT_SERVER_API_AUTH_STRING": environment["PREFECT_API_AUTH_STRING"]}
+    log = folder / "server.log"
+    with background(command, server_environment, folder, log) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not answers(f"{environment['PREFECT_API_URL']}/health"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.3)
+        yield Server(environment, folder)
+
+
+def prefect(server: Server, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the prefect command against `server` in `folder`."""
+    return subprocess.run(
+        [str(BIN / "prefect"), "--no-prompt", *arguments],
+        cwd=folder,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
