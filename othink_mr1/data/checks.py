@@ -15,13 +15,14 @@ what a result is measured on, so where a model can be asked at all they stay, an
 | duplicate*, conflict* | the same picture and question again: with the same answer, with another one |
 | leaks_from_test, leaks_from_validation | a train (or validation) row that is in that split too |
 
-Those with a star stay in a test split and are reported.
+Those with a star stay in a test split and are reported. Leaks stay, reported, where the two splits were given the very
+same data on purpose.
 """
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,17 +201,22 @@ class Entry:
 
 @dataclass
 class Verdict:
-    """`rejected`: (split, position) to (reason, detail). `reported`: the same for test rows that stay."""
+    """`rejected`: (split, position) to (reason, detail). `reported`: the same for rows that stay all the same."""
 
     rejected: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     reported: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
 
 
-def settle(entries: Mapping[str, Iterable[Entry]]) -> Verdict:
+def settle(entries: Mapping[str, Iterable[Entry]], same_content: Container[tuple[str, str]] = ()) -> Verdict:
     """Checks the rows against each other: repeats within a split, and rows that leak from one split into another.
 
     Test is the one that stays whole: what is in test too leaves validation and train, what is in validation too leaves
     train. Only the first row of a repeat stays; where the same question has several answers none does.
+
+    Args:
+        entries: the accepted rows of each split.
+        same_content: pairs such as ("train", "test") that were given the very same data on purpose, for which nothing
+            would be left: their rows stay, and each is reported.
     """
     verdict = Verdict()
     before: dict[tuple[str, str], Entry] = {}
@@ -222,8 +228,9 @@ def settle(entries: Mapping[str, Iterable[Entry]]) -> Verdict:
         for asks, group in same.items():
             if asks in before:
                 first = before[asks]
+                leaks = verdict.reported if (split, first.split) in same_content else verdict.rejected
                 for entry in group:
-                    verdict.rejected[split, entry.position] = (f"leaks_from_{first.split}", f"it is {first.source}")
+                    leaks[split, entry.position] = (f"leaks_from_{first.split}", f"it is {first.source}")
             elif len({entry.answer for entry in group}) > 1:
                 answers = ", ".join(sorted({ascii(entry.answer)[:30] for entry in group})[:5])
                 for entry in group:

@@ -39,6 +39,7 @@ class Split:
     not_sampled: int = 0  # train rows that `train_samples` leaves out
     encoded_anew: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
+    example: str = ""  # the first quarantined row, in words
     reported: list[tuple[str, str, str]] = field(default_factory=list)  # (source, reason, detail) of rows that stay
     entries: list[Entry] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)  # of the accepted rows' pictures, pixels
@@ -83,7 +84,7 @@ def prepare(
     splits = {split: Split(source.name, source.licence, source.digest) for split, source in sources.items()}
     with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
         _read_all(task, sources, splits, folder, quarantine, progress)
-        verdict = settle({split: found.entries for split, found in splits.items()})
+        verdict = settle({split: found.entries for split, found in splits.items()}, _same_content(splits))
         if fraction is not None:
             splits["validation"] = Split("train", splits["train"].licence, splits["train"].digest)
         targets = _targets(splits["train"], verdict, fraction, settings.get("train_samples"), seed)
@@ -94,6 +95,12 @@ def prepare(
             raise UserError(_no_rows(task, split, found))
     _write_provenance(task, seed, settings, splits, folder)
     return Prepared(task, {split: splits[split] for split in SPLITS}, table)
+
+
+def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
+    """The pairs of splits that were given one and the same source: by its digest, not by where it lies."""
+    known = {split: found.digest for split, found in splits.items() if found.digest is not None}
+    return {(one, other) for one in known for other in known if one != other and known[one] == known[other]}
 
 
 def _examine_job(job: Job, task: str) -> Accepted | Quarantined:
@@ -121,8 +128,7 @@ def _read_all(
                     _take(found, result)
                     waiting.write(result.row)
                 else:
-                    found.quarantined[result.row["reason"]] += 1
-                    quarantine.write(result.row)
+                    _put_aside(found, quarantine, result.row)
                 done += 1
                 progress(done, total, f"reading and checking {task} rows")
 
@@ -159,8 +165,8 @@ def _write_all(
         for position, row in enumerate(_waiting(folder / _WAITING.format(split=split))):
             why = verdict.rejected.get((split, position))
             if why is not None:
-                found.quarantined[why[0]] += 1
-                quarantine.write(_put_aside(row, *why))
+                same = {name: row[name] for name in ("task", "split", "source", "image", "problem", "answer")}
+                _put_aside(found, quarantine, {**same, "reason": why[0], "detail": printable(why[1])})
                 continue
             if (split, position) in verdict.reported:
                 found.reported.append((row["source"], *verdict.reported[split, position]))
@@ -186,16 +192,16 @@ def _waiting(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def _put_aside(row: Mapping[str, Any], reason: str, detail: str) -> dict[str, Any]:
-    same = {name: row[name] for name in ("task", "split", "source", "image", "problem", "answer")}
-    return {**same, "reason": reason, "detail": printable(detail)}
+def _put_aside(found: Split, quarantine: ParquetSink, row: Mapping[str, Any]) -> None:
+    found.quarantined[row["reason"]] += 1
+    found.example = found.example or f"{row['source']}: {row['reason']} ({row['detail']})"
+    quarantine.write(row)
 
 
 def _no_rows(task: str, split: str, found: Split) -> str:
     if not found.quarantined:
         return f"data.{task}.{split}: no row is left for it; give train at least two different pictures"
-    reason, number = found.quarantined.most_common(1)[0]
-    return f"data.{task}.{split}: none of its {found.read} rows can be used; {number} have {reason}"
+    return f"data.{task}.{split}: none of its {found.read} rows can be used; such as {found.example}"
 
 
 def _write_provenance(

@@ -1,0 +1,76 @@
+"""Makes the data of one task: reads or renders its sources, checks every row and the whole, writes the splits.
+
+Out: data/<task>/{train,validation,test,quarantine}.parquet and provenance.json; data_docs/<task>/, a site that shows
+the checks. If a critical check fails nothing is replaced: the last good version stays where it is.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from othink_mr1.data import expectations
+from othink_mr1.data.prepare import Prepared, prepare
+from steps import harness
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepare one task.
+
+    Raises:
+        UserError: a setting or a source is wrong, or a critical check failed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m steps.prepare_data", description=__doc__)
+    parser.add_argument("--task", required=True, choices=("counting", "geometry"))
+    task: str = parser.parse_args(arguments).task
+
+    settings = harness.params(f"data.{task}")
+    seed = harness.params("seed")
+    paths = {key: Path(path) for key, path in harness.params("local.paths").items()}
+    with harness.stage(f"prepare_data@{task}") as stage:
+        staging = _empty(Path(".othink/prepare") / task)
+        made, docs = _empty(staging / "data"), staging / "data_docs"
+        prepared = prepare(task, settings, seed, paths, made, stage.progress)
+        _tell(prepared)
+        stage.progress(0, 1, "checking the whole")
+        failures = expectations.validate(prepared, settings.get("checks") or {}, docs)
+        stage.progress(1, 1, "checking the whole")
+        expectations.require(failures, task, docs)
+        _replace(made, Path("data") / task)
+        _replace(docs, Path("data_docs") / task)
+        shutil.rmtree(staging)
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _tell(prepared: Prepared) -> None:
+    """What became of the rows, for the log."""
+    for split, found in prepared.splits.items():
+        aside = ", ".join(f"{number} {reason}" for reason, number in found.quarantined.most_common())
+        print(f"{prepared.task} {split}: {found.rows} rows" + (f"; put aside: {aside}" if aside else ""))
+        for reason in sorted({reason for _, reason, _ in found.reported}):
+            number = sum(1 for _, other, _ in found.reported if other == reason)
+            print(f"{prepared.task} {split}: warning: {number} rows stay although {reason}", file=sys.stderr)
+
+
+def _replace(made: Path, target: Path) -> None:
+    """Puts a folder in the place of another one, whole: at no time does `target` hold a mixture."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the last move is one rename even if .othink lies on another disk.
+    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.move(made, new)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    harness.run_step(main)
