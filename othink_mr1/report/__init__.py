@@ -1,1 +1,1 @@
-"""The self-contained HTML report."""
+"""The results as one HTML file for people, and as Markdown for Prefect's page of a run."""

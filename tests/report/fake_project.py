@@ -139,7 +139,9 @@ def _answer(sample: dict[str, Any], model: str, kind: str, skill: float) -> Comp
         return Completion(answer, 2, False)
     if own > 0.97:
         return Completion(f"<think> {sample['thinking']} {sample['thinking']}", 48, True)
-    return Completion(f"<think> {sample['thinking'] if right else answer} </think> <answer> {answer} </answer>", 12, False)
+    return Completion(
+        f"<think> {sample['thinking'] if right else answer} </think> <answer> {answer} </answer>", 12, False
+    )
 
 
 def _make_curves(root: Path, model: str) -> None:
@@ -157,7 +159,9 @@ def _make_curves(root: Path, model: str) -> None:
             return
         writer.writerow(["step", "reward", "rewards/accuracy_reward/mean", "kl", "beta", "loss", "eval_accuracy"])
         for step in range(5, 61, 5):
-            beta = 0.04 if method == "grpo" else 0.07 - 0.03 * step / 18 if step <= 18 else 0.04 + 0.06 * (step - 18) / 42
+            beta = (
+                0.04 if method == "grpo" else 0.07 - 0.03 * step / 18 if step <= 18 else 0.04 + 0.06 * (step - 18) / 42
+            )
             accuracy = 0.3 + 0.35 * (1 - 0.95**step) + noise.random() * 0.06
             validation = accuracy - 0.02 if step % 20 == 0 else ""
             writer.writerow([step, accuracy + 0.95, accuracy, 0.002 * step * noise.random(), beta, 0.01, validation])
