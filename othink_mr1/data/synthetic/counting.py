@@ -126,8 +126,8 @@ def _ground(rng: np.random.Generator, image_size: int) -> NDArray[np.float32]:
     return np.asarray(level * np.array([1.0 + 0.02 * tint, 1.0, 1.02 - 0.03 * tint], np.float32))
 
 
-def _paint(rng: np.random.Generator, items: list[_Item], image_size: int) -> tuple[NDArray[np.uint8], list[int]]:
-    """The picture, and for each item how many of its pixels can be seen."""
+def _paint(rng: np.random.Generator, items: list[_Item], image_size: int) -> tuple[NDArray[np.uint8], list[float]]:
+    """The picture, and for each item the share of its pixels that can be seen."""
     light = int(rng.integers(len(LIGHTS)))
     hues = rng.integers(92, 109, size=len(items)).tolist()
     # A frame as wide as the widest sprite spares every clipping at the edges.
@@ -148,7 +148,7 @@ def _paint(rng: np.random.Generator, items: list[_Item], image_size: int) -> tup
         owner[window][solid.solid] = number
     picture = np.rint(np.clip(canvas[frame:-frame, frame:-frame], 0, 255)).astype(np.uint8)
     seen = np.bincount(owner[frame:-frame, frame:-frame].ravel(), minlength=len(items) + 1)[1:]
-    return picture, seen.tolist()
+    return picture, [int(part) / int(whole.solid.sum()) for part, whole in zip(seen, sprites, strict=True)]
 
 
 def scene(seed: int, index: int, split: str, image_size: int) -> dict[str, Any]:
@@ -160,7 +160,8 @@ def scene(seed: int, index: int, split: str, image_size: int) -> dict[str, Any]:
 
     Returns:
         image (PIL, RGB), problem, answer, solution, thinking; count; novel (has shapes and colours of test alone);
-        visible: for each item the share of its pixels that nothing covers.
+        visible: for each item the share of its pixels that nothing covers; items: shape, colour, and the circle about
+        it (x, y, radius in pixels).
     """
     if image_size < 48:
         raise ValueError(f"image_size {image_size} is under 48: the items could not be told apart")
@@ -169,8 +170,7 @@ def scene(seed: int, index: int, split: str, image_size: int) -> dict[str, Any]:
     question = QUESTIONS[int(rng.integers(len(QUESTIONS)))]
     novel = split == "test" and index % 2 == 1
     items = _place(rng, _draw_items(rng, count, novel), image_size)
-    picture, seen = _paint(rng, items, image_size)
-    whole = [int(sprite(o.shape, o.turn, o.metal, 0, o.px).solid.sum()) for o in items]
+    picture, visible = _paint(rng, items, image_size)
     return {
         "image": Image.fromarray(picture),
         "problem": question,
@@ -179,5 +179,6 @@ def scene(seed: int, index: int, split: str, image_size: int) -> dict[str, Any]:
         "thinking": enumeration(count),
         "count": count,
         "novel": novel,
-        "visible": [part / all_of_it for part, all_of_it in zip(seen, whole, strict=True)],
+        "visible": visible,
+        "items": [(item.shape, item.colour, item.x, item.y, item.radius) for item in items],
     }

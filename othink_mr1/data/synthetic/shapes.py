@@ -115,17 +115,6 @@ def _shade(normal: tuple[Grid, Grid, Grid], metal: bool, light: int) -> tuple[Gr
     return 0.34 + 0.42 * facing + 0.36 * _power(0.5 + 0.5 * up, 1), 0.75 * _power(glint, 5)
 
 
-def _shadow(shape: str, light: int, side: int) -> Grid:
-    """A soft ellipse on the ground, drawn out away from the light."""
-    steps = (np.arange(side, dtype=np.float64) + 0.5) * (SPAN / side)
-    right, up = np.meshgrid(steps - SPAN / 2, SPAN + _LOW - steps)
-    lx, ly, lz = LIGHTS[light]
-    tall = 0.3 if shape == "torus" else 0.7
-    x, y = right + tall * lx / lz, up / CAMERA_SIN + tall * ly / lz
-    squared = (x * x + y * y) / (1.45 * 1.45)
-    return np.minimum(0.62 * np.maximum(1 - squared, 0) * 1.4, 0.5)
-
-
 @lru_cache(maxsize=8)
 def _averaging(px: int, side: int) -> NDArray[np.int64]:
     """(px, side) integer weights that average `side` pixels down to `px` by shared area; each row adds up to `side`."""
@@ -139,6 +128,17 @@ def _shrink(plane: Grid, px: int) -> NDArray[np.float32]:
     weights = _averaging(px, plane.shape[0])
     total = weights @ np.rint(plane * 4096).astype(np.int64) @ weights.T
     return np.asarray(total / (4096.0 * plane.shape[0] ** 2), dtype=np.float32)
+
+
+@lru_cache(maxsize=1024)
+def _shadow(tall: float, light: int, px: int, side: int) -> NDArray[np.float32]:
+    """A soft ellipse on the ground, moved away from the light by the solid's height."""
+    steps = (np.arange(side, dtype=np.float64) + 0.5) * (SPAN / side)
+    right, up = np.meshgrid(steps - SPAN / 2, SPAN + _LOW - steps)
+    lx, ly, lz = LIGHTS[light]
+    x, y = right + tall * lx / lz, up / CAMERA_SIN + tall * ly / lz
+    squared = (x * x + y * y) / (1.45 * 1.45)
+    return _shrink(np.minimum(0.87 * np.maximum(1 - squared, 0), 0.5), px)
 
 
 @lru_cache(maxsize=64)
@@ -159,7 +159,7 @@ def sprite(shape: str, turn: int, metal: bool, light: int, px: int) -> Sprite:
         cover=cover[..., None],
         light=_shrink(hit * factor, px)[..., None],
         gloss=_shrink(hit * gloss, px)[..., None],
-        shadow=_shrink(_shadow(shape, light, side), px)[..., None],
+        shadow=_shadow(0.3 if shape == "torus" else 0.7, light, px, side)[..., None],
         solid=cover >= 0.5,
     )
 
