@@ -1,0 +1,105 @@
+"""What a person should know of a registered model before using it, as Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from othink_mr1 import tracking_rows
+
+_METHODS = {
+    "sft": "supervised fine-tuning",
+    "grpo": "GRPO with a constant KL weight",
+    "grpo_d": "GRPO-D, GRPO whose KL weight changes during training",
+}
+# The settings that say most about a run; all of them are in its MLflow run.
+_SETTINGS = (
+    "learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "num_generations", "temperature",
+    "kl_schedule", "beta_min", "beta_max", "max_completion_length", "target",
+)  # fmt: skip
+
+
+def model_card(
+    task: str,
+    method: str,
+    metrics: Mapping[str, Any],
+    base_metrics: Mapping[str, Any],
+    params: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> str:
+    """The card of the model that `method` trained on `task`.
+
+    Args:
+        metrics: its evaluation/<model>/metrics.json.
+        base_metrics: the same of the base model.
+        params: the resolved parameters.
+        provenance: data/<task>/provenance.json, empty where there is none.
+        tags: of the version: commit and DVC's digests.
+    """
+    base = params.get("base", {})
+    origin = base.get("name") or base.get("sha256") or "a tiny model made for the demo"
+    parts = [
+        f"# {method} on {task}",
+        f"Trained with {_METHODS[method]} on {task} questions about pictures. Base: {origin}.",
+        "## Results",
+        _results(task, metrics, base_metrics),
+        "## Training",
+        _settings(params.get("train", {}).get(method, {}).get(task, {})),
+        "## Data",
+        _data(task, params, provenance),
+        "## Intended use",
+        f"Research on {task} questions of the kind in its test set: one picture, one question; thinking and answer.",
+        "## Limits",
+        _limits(task, metrics, base),
+        "## Where it comes from",
+        "\n".join(f"- {key}: `{value}`" for key, value in tags.items() if value),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _results(task: str, metrics: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    lines = ["| test set | n | accuracy (95% interval) | base | format |", "|---|---|---|---|---|"]
+    for name, of_task in metrics.get("tasks", {}).items():
+        kind = "same task" if name == task else "cross task"
+        other = base.get("tasks", {}).get(name)
+        lines.append(
+            f"| {name} ({kind}) | {of_task['n']} | {_accuracy(of_task)} | {_accuracy(other) if other else '-'} "
+            f"| {100 * of_task.get('format_accuracy', 0):.0f}% |"
+        )
+    return "\n".join(lines) + "\n\nGreedy answers to R1-V's test prompts, read by the strict protocol."
+
+
+def _accuracy(of_task: Mapping[str, Any]) -> str:
+    strict = of_task["strict"]
+    low, high = strict["ci95"]
+    return f"{100 * strict['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    lines = [f"- {key}: {settings[key]}" for key in _SETTINGS if settings.get(key) is not None]
+    return "\n".join(lines) or "Not recorded."
+
+
+def _data(task: str, params: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    sources = params.get("data", {}).get(task, {})
+    lines = []
+    for split in ("train", "validation", "test"):
+        source = sources.get(split)
+        if isinstance(source, Mapping):
+            lines.append(f"- {split}: " + ", ".join(f"{key} {value}" for key, value in source.items()))
+    known = [f"- {key}: {value}" for key, value in tracking_rows.flat(dict(provenance)).items() if _plain(value)]
+    return "\n".join(lines + known[:20])
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str)) and len(str(value)) <= 80
+
+
+def _limits(task: str, metrics: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    lines = []
+    if base.get("source") == "tiny":
+        lines.append("- The base is the demo's: made improvable on purpose, of use only to show that the chain works.")
+    for name, of_task in metrics.get("tasks", {}).items():
+        wrong = 100 * (1 - of_task["strict"]["accuracy"])
+        lines.append(f"- It answers {wrong:.0f}% of the {name} test questions wrongly, and nothing in a reply says so.")
+    lines.append("- Other kinds of pictures and questions were not tested; the thinking need not be why it answers.")
+    return "\n".join(lines)
