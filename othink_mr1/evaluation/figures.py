@@ -21,8 +21,13 @@ CURVES = {
     "eval_accuracy": "Validation accuracy",
     "kl": "KL to the base",
     "beta": "KL weight β",
-    "loss": "Loss",
+    "loss": "SFT loss",
 }
+
+
+def comparable(metric: str, method: str) -> bool:
+    """Whether the method's line belongs in the metric's panel: an RL loss says nothing beside a cross-entropy."""
+    return metric != "loss" or method == "sft"
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -73,12 +78,12 @@ def training_curves(curves: Mapping[str, Curves], task: str) -> "Figure":
     from matplotlib.figure import Figure
 
     models = {method: curves[f"{method}-{task}"] for method in METHODS if f"{method}-{task}" in curves}
-    names = [name for name in CURVES if any(name in found for found in models.values())]
+    names = [name for name in CURVES if any(name in found and comparable(name, m) for m, found in models.items())]
     figure = Figure(figsize=(7, 2.1 * max(1, (len(names) + 1) // 2)), layout="constrained")
     for number, name in enumerate(names, start=1):
         axes = figure.add_subplot((len(names) + 1) // 2, 2, number)
         for method, found in models.items():
-            if name in found:
+            if name in found and comparable(name, method):
                 axes.plot(*found[name], color=COLOURS[method], label=NAMES[method], linewidth=1.4)
         axes.set_title(CURVES[name], loc="left", fontsize=9)
         axes.tick_params(labelsize=8)

@@ -7,7 +7,7 @@ from math import floor, log10
 from markupsafe import Markup, escape
 
 from othink_mr1.evaluation.curves import Curves
-from othink_mr1.evaluation.figures import CURVES
+from othink_mr1.evaluation.figures import CURVES, comparable
 from othink_mr1.evaluation.tables import METHODS, NAMES
 
 WIDTH, HEIGHT = 320, 190
@@ -29,7 +29,11 @@ def panels(curves: Mapping[str, Curves], task: str) -> list[Panel]:
     models = {method: curves[f"{method}-{task}"] for method in METHODS if f"{method}-{task}" in curves}
     found = []
     for name, title in CURVES.items():
-        lines = {method: of_model[name] for method, of_model in models.items() if name in of_model}
+        lines = {
+            method: of_model[name]
+            for method, of_model in models.items()
+            if comparable(name, method) and name in of_model
+        }
         if lines:
             found.append(Panel(title, _svg(title, lines), list(lines), _describe(title, lines)))
     return found
@@ -79,7 +83,7 @@ def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:
     scale = 10.0 ** floor(log10(raw))
     step = next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= raw * 0.999)
     first = floor(low / step + 1e-9)
-    ticks = []
+    ticks: list[float] = []
     while (first + len(ticks)) * step < high + step * 0.999 and len(ticks) < 12:
         ticks.append(round((first + len(ticks)) * step, 12))
     return ticks
