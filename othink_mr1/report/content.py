@@ -23,7 +23,7 @@ _KINDS = (
     ("won", "GRPO-D right, base wrong"),
     ("lost", "GRPO-D wrong, base right"),
     ("behind", "GRPO-D wrong, SFT or GRPO right"),
-    ("none", "all wrong"),
+    ("none", "All wrong"),
 )
 
 
