@@ -1,0 +1,46 @@
+"""Small pictures and files that the tests of the data share."""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def plain(number: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
+    """A one-coloured picture; another number is another colour."""
+    return Image.new("RGB", size, (number % 256, number // 256, 77))
+
+
+def png(number: int = 0, size: tuple[int, int] = (40, 32)) -> bytes:
+    return encoded(plain(number, size))
+
+
+def write_jsonl(folder: Path, rows: Iterable[Any], name: str = "rows.jsonl") -> Path:
+    """Rows as lines (a text is written as it stands), and for each picture that is given as bytes a file."""
+    lines = []
+    for number, row in enumerate(rows):
+        if isinstance(row, dict):
+            row = dict(row)
+            for key in ("image", "image_path"):
+                if isinstance(row.get(key), bytes):
+                    (folder / f"{Path(name).stem}-{number}.png").write_bytes(row[key])
+                    row[key] = f"{Path(name).stem}-{number}.png"
+        lines.append(row if isinstance(row, str) else json.dumps(row))
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    """A good row in R1-V's keys, with a picture of its own."""
+    good = {"image_path": png(number), "question": "How many items are there in the image?", "ground_truth": 3}
+    return {**good, **changes}

@@ -1,0 +1,100 @@
+"""The ordered map over processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from othink_mr1.data import parallel
+from othink_mr1.data.parallel import ordered_map
+
+HERE = os.getpid()
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def where(number: int) -> int:
+    return os.getpid()
+
+
+def die_elsewhere(number: int) -> int:
+    if number == 40 and os.getpid() != HERE:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def fail_at_seven(number: int) -> int:
+    if number == 7:
+        raise ValueError("seven")
+    return number
+
+
+def test_results_come_in_order_from_other_processes() -> None:
+    assert list(ordered_map(double, range(1000), expected=1000, workers=3)) == [2 * n for n in range(1000)]
+    assert HERE not in set(ordered_map(where, range(300), expected=300, workers=2))
+
+
+def test_few_items_or_one_core_need_no_process() -> None:
+    assert set(ordered_map(where, range(5), expected=5, workers=4)) == {HERE}
+    assert set(ordered_map(where, range(300), expected=300, workers=1)) == {HERE}
+
+
+def test_a_process_that_dies_costs_nothing() -> None:
+    assert list(ordered_map(die_elsewhere, range(300), expected=300, workers=2)) == [2 * n for n in range(300)]
+
+
+def test_without_processes_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError("no semaphores")
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", none_left)
+    assert set(ordered_map(where, range(300), expected=300, workers=4)) == {HERE}
+
+
+def test_an_exception_reaches_the_caller() -> None:
+    with pytest.raises(ValueError, match="seven"):
+        list(ordered_map(fail_at_seven, range(300), expected=300, workers=2))
+
+
+def test_items_are_taken_only_as_they_are_needed() -> None:
+    taken = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield taken
+
+    results = ordered_map(double, endless(), expected=10**9, workers=2)
+    assert [next(results) for _ in range(10)] == [2 * n for n in range(1, 11)]
+    assert taken < 200
+    results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import time, sys, os\n"
+        "from othink_mr1.data.parallel import ordered_map\n"
+        "def slow(n):\n"
+        "    open(sys.argv[1] + '/' + str(os.getpid()), 'w').close(); time.sleep(0.01)\n"
+        "list(ordered_map(slow, range(100000), expected=100000, workers=2))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    limit = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < limit:
+        time.sleep(0.05)
+    workers = [Path("/proc") / path.name for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    while any(worker.exists() for worker in workers) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(worker.exists() for worker in workers)

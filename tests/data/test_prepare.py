@@ -1,0 +1,216 @@
+"""From sources to splits: nothing is lost, and the same input gives the same files."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from makers import png, row, write_jsonl
+
+from othink_mr1.data import parallel
+from othink_mr1.data.prepare import Prepared, prepare
+from othink_mr1.data.reading import read_split
+from othink_mr1.errors import UserError
+
+SYNTHETIC = {"source": "synthetic", "size": 12, "image_size": 64}
+JSONL = {"source": "jsonl"}
+
+
+def run(folder: Path, task: str = "counting", seed: int = 0, **settings: Any) -> Prepared:
+    """Prepares into `folder`; a split given as a path is a jsonl source."""
+    paths = {f"data.{task}.{split}": value for split, value in settings.items() if isinstance(value, Path)}
+    defaults: dict[str, Any] = {"train": SYNTHETIC, "validation": {**SYNTHETIC, "size": 4}, "test": SYNTHETIC}
+    read = {split: JSONL if isinstance(value, Path) else value for split, value in settings.items()}
+    folder.mkdir(exist_ok=True)
+    return prepare(task, {**defaults, **read}, seed, paths, folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def balance(prepared: Prepared) -> None:
+    """accepted + quarantined = read, for the numbers and for the files alike."""
+    for split, found in prepared.splits.items():
+        own = found.rows if split != "validation" or found.source != "train" else 0
+        assert found.read == own + found.drawn + found.not_sampled + sum(found.quarantined.values())
+
+
+@pytest.mark.parametrize("task", ["counting", "geometry"])
+def test_the_files_of_a_synthetic_task(tmp_path: Path, task: str) -> None:
+    balance(run(tmp_path, task))
+    assert set(digests(tmp_path)) == {
+        *(f"{name}.parquet" for name in ("train", "validation", "test", "quarantine")),
+        "provenance.json",
+    }
+    assert [len(read_split(tmp_path, split)) for split in ("train", "validation", "test")] == [12, 4, 12]
+    assert read_split(tmp_path, "test").column("split") == ["test"] * 12
+
+
+def test_the_same_input_gives_the_same_bytes_with_and_without_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "a")
+    monkeypatch.setattr(parallel, "_LEAST_ITEMS", 1)
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    run(tmp_path / "b")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    run(tmp_path / "c", seed=1)
+    assert digests(tmp_path / "a") != digests(tmp_path / "c")
+
+
+def test_where_a_file_lies_makes_no_difference(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / f"out-{name}", train=write_jsonl(tmp_path / name, [row(number) for number in range(4)]))
+    assert digests(tmp_path / "out-here") == digests(tmp_path / "out-there")
+    assert str(tmp_path) not in (tmp_path / "out-here" / "provenance.json").read_text()
+
+
+def test_bad_rows_are_put_aside_with_their_reason(tmp_path: Path) -> None:
+    rows = [row(0), row(1, image_path="absent.png"), row(2, question=""), row(0), row(4)]
+    prepared = run(tmp_path / "out", train=write_jsonl(tmp_path, rows))
+    balance(prepared)
+    quarantine = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert [(one["source"], one["reason"]) for one in quarantine] == [
+        ("rows.jsonl:2", "picture_missing"),
+        ("rows.jsonl:3", "question_missing"),
+        ("rows.jsonl:4", "duplicate"),
+    ]
+    assert read_split(tmp_path / "out", "train").column("source") == ["rows.jsonl:1", "rows.jsonl:5"]
+
+
+def test_nine_rows_still_give_a_validation_split(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path, [row(number) for number in range(9)])
+    prepared = run(tmp_path / "out", train=path, validation={"fraction": 0.05})
+    balance(prepared)
+    assert (prepared.splits["train"].rows, prepared.splits["validation"].rows) == (8, 1)
+    drawn = read_split(tmp_path / "out", "validation")
+    assert drawn.column("split") == ["validation"]
+    assert not set(drawn.column("sample_id")) & set(read_split(tmp_path / "out", "train").column("sample_id"))
+
+
+def test_the_drawn_validation_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    rows = [row(number) for number in range(20)]
+    for name, ordered in (("a", rows), ("b", rows[::-1])):
+        (tmp_path / name).mkdir()
+        run(tmp_path / f"out-{name}", train=write_jsonl(tmp_path / name, ordered), validation={"fraction": 0.3})
+    drawn = [set(read_split(tmp_path / f"out-{name}", "validation").column("sample_id")) for name in "ab"]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 6
+
+
+def test_rows_with_one_picture_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [row(number // 4, question=f"How many, {number}?") for number in range(24)]
+    run(tmp_path / "out", train=write_jsonl(tmp_path, rows), validation={"fraction": 0.3})
+    sides = [
+        {picture.getpixel((0, 0)) for picture in read_split(tmp_path / "out", split).column("image")}
+        for split in ("train", "validation")
+    ]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
+def test_a_train_row_that_is_in_test_leaves_train(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    test = write_jsonl(tmp_path / "test", [row(2), row(50)])
+    prepared = run(tmp_path / "out", train=write_jsonl(tmp_path, [row(number) for number in range(5)]), test=test)
+    balance(prepared)
+    assert dict(prepared.splits["train"].quarantined) == {"leaks_from_test": 1}
+    assert prepared.splits["test"].rows == 2
+
+
+def test_train_and_test_given_the_same_file_on_purpose(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path, [row(number) for number in range(9)])
+    same = {"source": "jsonl", "sha256": "digest of the file and its pictures"}
+    paths = {"data.counting.train": path, "data.counting.test": path}
+    (tmp_path / "out").mkdir()
+    settings = {"train": same, "validation": {"fraction": 0.1}, "test": same}
+    prepared = prepare("counting", settings, 0, paths, tmp_path / "out")
+    assert [prepared.splits[split].rows for split in ("train", "validation", "test")] == [8, 1, 9]
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["splits"]["train"]["reported"] == {"leaks_from_test": 9}
+
+
+def test_a_test_set_keeps_its_repeats_and_reports_them(tmp_path: Path) -> None:
+    prepared = run(tmp_path / "out", test=write_jsonl(tmp_path, [row(0), row(0), row(1, ground_truth="many")]))
+    assert prepared.splits["test"].rows == 3
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["splits"]["test"]["reported"] == {"answer_not_a_count": 1, "duplicate": 1}
+    assert {one["source"] for one in provenance["splits"]["test"]["reported_rows"]} == {"rows.jsonl:2", "rows.jsonl:3"}
+
+
+def test_few_shot_subsets_are_nested_and_keep_the_shares_of_the_answers(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path, [row(number, ground_truth=1 if number < 30 else 2) for number in range(40)])
+    chosen = {}
+    for samples in (4, 8, 20, 500):
+        prepared = run(tmp_path / f"out-{samples}", train=path, train_samples=samples)
+        balance(prepared)
+        chosen[samples] = read_split(tmp_path / f"out-{samples}", "train")
+    assert [len(split) for split in chosen.values()] == [4, 8, 20, 40]
+    ids = [set(split.column("sample_id")) for split in chosen.values()]
+    assert ids[0] < ids[1] < ids[2] < ids[3]
+    assert [split.column("answer").count("2") for split in chosen.values()] == [1, 2, 5, 10]
+    run(tmp_path / "other", train=path, train_samples=8, seed=1)
+    assert set(read_split(tmp_path / "other", "train").column("sample_id")) != ids[1]
+
+
+def test_a_split_without_a_usable_row_is_an_error_that_shows_one(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path, [row(0, image_path="absent.png")])
+    with pytest.raises(UserError, match=r"data\.counting\.train: none of its 1 rows .*rows\.jsonl:1: picture_missing"):
+        run(tmp_path / "out", train=path)
+
+
+def test_one_row_cannot_be_both_train_and_validation(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.counting\.validation: no row is left"):
+        run(tmp_path / "out", train=write_jsonl(tmp_path, [row(0)]), validation={"fraction": 0.5})
+
+
+def test_provenance_says_what_was_read_and_changed(tmp_path: Path) -> None:
+    from makers import encoded
+    from PIL import Image
+
+    clear = encoded(Image.new("RGBA", (40, 40), (0, 0, 0, 0)))
+    run(tmp_path / "out", test=write_jsonl(tmp_path, [row(0), row(1, image_path=clear)]))
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    told = provenance["splits"]["test"]
+    assert (told["read"], told["rows"], told["licence"]) == (2, 2, "unknown")
+    assert told["changed"] == {"pictures encoded anew as RGB PNG": 1}
+    assert provenance["splits"]["train"]["licence"] == "Apache-2.0"
+    for name, digest in provenance["files"].items():
+        assert digests(tmp_path / "out")[name] == digest
+
+
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("<|im_end|>")
+mutations = st.one_of(
+    st.dictionaries(st.sampled_from(["question", "ground_truth", "solution", "thinking", "image_path"]), values),
+    st.builds(lambda at, cut: {"image_path": png(at)[:cut]}, st.integers(0, 5), st.integers(0, 120)),
+    st.text(max_size=30).map(lambda text: text.replace("\n", " ") + "x"),
+    st.just({}),
+)
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(mutations, min_size=1, max_size=12), st.sampled_from(["train", "test"]))
+def test_whatever_the_rows_none_is_lost(changes: list[Any], split: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        rows = [row(60, ground_truth=1), row(61)]  # two good ones, so that there is a dataset
+        rows += [change if isinstance(change, str) else row(n % 7, **change) for n, change in enumerate(changes)]
+        path = write_jsonl(Path(place), [one for one in rows if not isinstance(one, str) or one.strip()])
+        prepared = run(Path(place) / "out", **{split: path})
+        balance(prepared)
+        read = prepared.splits[split].read
+        assert read == len(rows)
+        files = [pq.read_table(Path(place) / "out" / f"{name}.parquet") for name in (split, "quarantine")]
+        aside = [one for one in files[1].to_pylist() if one["split"] == split]
+        lines = sorted(files[0]["source"].to_pylist() + [one["source"] for one in aside])
+        assert lines == sorted(f"rows.jsonl:{number}" for number in range(1, read + 1))
+        for one in read_split(Path(place) / "out", split):
+            assert min(one["image"].size) >= 28

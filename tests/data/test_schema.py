@@ -1,0 +1,75 @@
+"""Parquet files: the same bytes each time, and pictures for whoever reads them with `datasets`."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from makers import plain, png
+
+from othink_mr1.data.reading import read_split
+from othink_mr1.data.schema import SCHEMA, ParquetSink, write_rows
+from othink_mr1.errors import UserError
+
+
+def rows(count: int) -> list[dict[str, object]]:
+    texts = ("sample_id", "task", "split", "source", "problem", "solution", "answer", "thinking")
+    return [
+        {**{name: f"{name} {number}" for name in texts}, "image": {"bytes": png(number), "path": None}}
+        for number in range(count)
+    ]
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        write_rows(tmp_path / name, rows(600))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_rows_are_written_in_groups_so_that_memory_does_not_grow(tmp_path: Path) -> None:
+    assert write_rows(tmp_path / "a.parquet", rows(600)) == 600
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [256, 256, 88]
+
+
+def test_datasets_reads_pictures(tmp_path: Path) -> None:
+    import datasets
+
+    write_rows(tmp_path / "train.parquet", rows(3))
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "train.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert isinstance(loaded.features["image"], datasets.Image)
+    assert loaded[2]["image"].getpixel((0, 0)) == plain(2).getpixel((0, 0))
+    assert loaded[1]["problem"] == "problem 1"
+
+
+def test_reading_a_split(tmp_path: Path) -> None:
+    write_rows(tmp_path / "validation.parquet", rows(5))
+    samples = read_split(tmp_path, "validation")
+    assert len(samples) == 5
+    assert set(samples[0]) == {"sample_id", "task", "problem", "solution", "answer", "thinking", "image"}
+    assert samples[-1]["answer"] == "answer 4"
+    assert samples[3]["image"].mode == "RGB"
+    assert samples[3]["image"].getpixel((5, 5)) == (3, 0, 77)
+    assert [sample["answer"] for sample in samples] == samples.column("answer")
+    assert [sample["answer"] for sample in samples[1:4:2]] == ["answer 1", "answer 3"]
+    assert samples.column("image")[2].size == (40, 32)
+    with pytest.raises(IndexError):
+        samples[5]
+    with pytest.raises(UserError, match="'colour'"):
+        samples.column("colour")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        read_split(tmp_path, "train")
+    with pytest.raises(UserError, match="'dev' is not one of"):
+        read_split(tmp_path, "dev")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(UserError, match=r"train\.parquet: not a parquet file"):
+        read_split(tmp_path, "train")
+    narrow = SCHEMA.remove(SCHEMA.get_field_index("answer"))
+    with ParquetSink(tmp_path / "test.parquet", narrow) as sink:
+        sink.write({name: value for name, value in rows(1)[0].items() if name != "answer"})
+    with pytest.raises(UserError, match="column 'answer' is missing"):
+        read_split(tmp_path, "test")
