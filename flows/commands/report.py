@@ -6,16 +6,13 @@ from othink_mr1.report.build import build, gates_path, report_path
 
 
 def report(root: Path = Path()) -> Path:
-    """Print the report's path and return it.
+    """The report's path, which is built first where that is needed.
 
     Raises:
         UserError: there are no results to report yet.
     """
-    path = report_path(root)
-    if is_stale(root):
-        path = build(root)
-    print(path.resolve())
-    return path
+    path = build(root) if is_stale(root) else report_path(root)
+    return path.resolve()
 
 
 def is_stale(root: Path) -> bool:

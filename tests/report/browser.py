@@ -58,7 +58,9 @@ class Page:
 
     def open(self, path: Path, width: int, height: int = 900, dark: bool = False) -> None:
         scheme = "dark" if dark else "light"
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._loaded = False
         self.call("Page.navigate", url=path.resolve().as_uri())
