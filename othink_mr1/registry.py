@@ -151,6 +151,21 @@ def evidence(root: Path, entry: Version, file: str) -> Path:
         raise UserError(f"{entry.name} version {entry.version}: its {file} cannot be read ({error})") from error
 
 
+def load(root: Path, entry: Version) -> Any:
+    """The version as MLflow serves it: an object whose `predict` takes rows of image and question.
+
+    Raises:
+        UserError: its store cannot be read.
+    """
+
+    def read(_: "MlflowClient") -> Any:
+        import mlflow
+
+        return mlflow.pyfunc.load_model(f"models:/{entry.name}/{entry.version}")
+
+    return tracking_store.store(root).require(read)
+
+
 def set_alias(root: Path, task: str, alias: str, number: int) -> None:
     """Point an alias at a version; it leaves the one it pointed at."""
     name = registered_name(task)

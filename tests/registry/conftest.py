@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from othink_mr1 import tracking_store
+from tests.registry.chain import Chain
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +72,23 @@ class Project:
 @pytest.fixture
 def project(root: Path) -> Project:
     return Project(root)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny, untrained Qwen2-VL."""
+    import torch
+
+    from othink_mr1.models.loading import save_model
+    from othink_mr1.models.tiny import build_model, build_processor
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    processor = build_processor(["How many items are there in the image? <think> 1 2 3 </think>"] * 5, 400)
+    save_model(build_model(processor, hidden_size=64, num_hidden_layers=1, vision_depth=1), processor, folder)
+    return folder
+
+
+@pytest.fixture
+def chain(project: Project, weights: Path) -> Chain:
+    return Chain(project, weights)

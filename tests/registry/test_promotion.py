@@ -1,7 +1,5 @@
 """Registration, gates, the champion and the way back, with real weights in a real MLflow."""
 
-import base64
-import io
 import json
 import subprocess
 import sys
@@ -9,107 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
-from flows.promotion import best_method, promote, register_candidate, rollback
+from flows.promotion import best_method, register_candidate, rollback
 from othink_mr1 import registry, tracking_store
 from othink_mr1.errors import UserError
-from othink_mr1.models.loading import save_model
-from othink_mr1.models.tiny import build_model, build_processor
-from othink_mr1.settings import Promotion
-
-TASK = "counting"
-N = 60
-
-
-class Settings:
-    """What promotion reads of the configuration."""
-
-    promotion = Promotion()
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny, untrained Qwen2-VL."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    processor = build_processor(["How many items are there in the image? <think> 1 2 3 </think>"] * 5, 400)
-    save_model(build_model(processor, hidden_size=64, num_hidden_layers=1, vision_depth=1), processor, folder)
-    return folder
-
-
-class Chain:
-    """Leaves models as the pipeline's stages do: weights, scores and predictions, and DVC's record of them."""
-
-    def __init__(self, project: Any, weights: Path) -> None:
-        self.project, self.root, self.weights = project, project.root, weights
-        project.write(".othink/params.yaml", "evaluation: {max_new_tokens: {counting: 8}, batch_size: 2}\nbase: {}\n")
-        project.write("data/counting/provenance.json", {"rows": {"train": 100}})
-        self.evaluated("base", {"counting": 20, "geometry": 20})
-
-    def evaluated(self, model: str, right: dict[str, int], items: str = "i", md5: str = "") -> None:
-        rows, tasks = [], {}
-        for task, correct in right.items():
-            accuracy = correct / N
-            strict = {"correct": correct, "accuracy": accuracy, "ci95": [accuracy - 0.1, accuracy + 0.1]}
-            tasks[task] = {"n": N, "strict": strict, "format_accuracy": 1.0}
-            for kind in ("reasoning", "direct"):
-                for k in range(N):
-                    good = k < correct if kind == "reasoning" else False
-                    rows.append({"sample_id": f"{items}{k}", "task": task, "prompt_kind": kind, "correct_strict": good})
-        self.project.write(f"evaluation/{model}/metrics.json", json.dumps({"model": model, "tasks": tasks}))
-        pq.write_table(pa.Table.from_pylist(rows), self.root / "evaluation" / model / "predictions.parquet")
-        digest = md5 or f"{hash((model, tuple(right.items()), items)) & (2**128 - 1):032x}"
-        self.project.lock(f"evaluate@{model}", {f"models/{model}": "m" * 32}, {f"evaluation/{model}": digest + ".dir"})
-
-    def trained(self, name: str, counting: int, geometry: int, method: str = "grpo_d", items: str = "i") -> None:
-        """A model whose weights are called `name`."""
-        folder = self.root / "models" / f"{method}-{TASK}"
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.symlink_to(self.weights)
-        self.project.lock(
-            f"train@{method}-{TASK}", {"models/base": "b" * 32}, {f"models/{method}-{TASK}": f"{name:0<32}.dir"}
-        )
-        self.evaluated(f"{method}-{TASK}", {"counting": counting, "geometry": geometry}, items)
-        # The weights' digest as evaluation saw them.
-        self.project.lock(
-            f"evaluate@{method}-{TASK}",
-            {f"models/{method}-{TASK}": f"{name:0<32}.dir"},
-            {f"evaluation/{method}-{TASK}": f"{name}{counting}{geometry}{items}"},
-        )
-
-    def candidate(self, name: str, counting: int, geometry: int = 20, items: str = "i") -> registry.Version:
-        self.trained(name, counting, geometry, items=items)
-        return register_candidate(self.root, Settings(), TASK)  # type: ignore[arg-type]
-
-    def promote(self, version: Any = None, **options: Any) -> Any:
-        return promote(self.root, Settings(), TASK, version, **options)  # type: ignore[arg-type]
-
-    @property
-    def champion(self) -> int | None:
-        found = registry.champion(self.root, TASK)
-        return found.version if found else None
-
-
-@pytest.fixture
-def chain(project: Any, weights: Path) -> Chain:
-    return Chain(project, weights)
-
-
-def picture_text() -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 48), "red").save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
+from tests.registry.chain import TASK, Chain, N, Settings, picture_text
 
 # --- registration ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_registered_model_answers_in_a_fresh_process_outside_the_project(chain: Chain, tmp_path: Path) -> None:
     entry = chain.candidate("a", 40)
     assert entry.aliases == ("candidate",)
