@@ -1,7 +1,10 @@
 """A Prefect server and its workers, on loopback, in folders of their own, ended by process id."""
 
+import base64
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +15,11 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PATIENCE = 120  # seconds that a start may take on a busy machine
 
@@ -105,3 +110,50 @@ def prefect(server: Server, *arguments: str, folder: Path) -> subprocess.Complet
         check=False,
         timeout=PATIENCE,
     )
+
+
+def api(server: Server, path: str, body: Any = None) -> Any:
+    """Asks the server: POST with a body, GET without; gives back what it answers."""
+    credentials = base64.b64encode(server.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
+    request = urllib.request.Request(
+        server.environment["PREFECT_API_URL"] + path,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.load(reply)
+        except urllib.error.HTTPError as error:
+            # SQLite was busy: Prefect's own client tries again, too.
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this project as a clone would have it, in a git repository of its own."""
+    folder = tmp_path_factory.mktemp("checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, listed):
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/")) and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deployed(prefect_server: Server, project: Path) -> Server:
+    """The server with the deployments of prefect.yaml, and their work pools."""
+    for pool in ("default", "gpu"):
+        created = prefect(prefect_server, "work-pool", "create", pool, "--type", "process", folder=project)
+        assert created.returncode == 0, created.stdout + created.stderr
+    result = prefect(prefect_server, "deploy", "--all", folder=project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return prefect_server
