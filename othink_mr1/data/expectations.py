@@ -58,9 +58,10 @@ def validate(prepared: Prepared, checks: Mapping[str, Any], data_docs: Path) -> 
     """
     with tempfile.TemporaryDirectory(prefix="othink-expectations-") as project:
         context = _context(Path(project))
+        rows = context.data_sources.add_pandas(prepared.task)
         failures: list[Failure] = []
         for split in prepared.splits:
-            result = _run(context, prepared, split, checks)
+            result = _run(context, rows.add_dataframe_asset(split), prepared, split, checks)
             failures += _failures(split, result, prepared)
         _copy_site(context, Path(project), data_docs)
     return failures
@@ -133,7 +134,9 @@ def suite(task: str, split: str, checks: Mapping[str, Any]) -> "gx.ExpectationSu
     return gx.ExpectationSuite(name=f"{task}-{split}", expectations=expectations)
 
 
-def _run(context: "gx.data_context.FileDataContext", prepared: Prepared, split: str, checks: Mapping[str, Any]) -> Any:
+def _run(
+    context: "gx.data_context.FileDataContext", asset: Any, prepared: Prepared, split: str, checks: Mapping[str, Any]
+) -> Any:
     """The validation result of one split."""
     import great_expectations as gx
     import pandas as pd
@@ -145,7 +148,6 @@ def _run(context: "gx.data_context.FileDataContext", prepared: Prepared, split: 
     frame["share_quarantined"] = sum(found.quarantined.values()) / read
 
     name = f"{prepared.task}-{split}"
-    asset = context.data_sources.add_or_update_pandas(name).add_dataframe_asset(name)
     definition = context.validation_definitions.add_or_update(
         gx.ValidationDefinition(
             name=name,
@@ -173,8 +175,7 @@ def _failure(split: str, one: Any, prepared: Prepared) -> Failure:
     if one.exception_info.get("raised_exception"):
         observed = str(one.exception_info.get("exception_message"))[:200]
     elif "observed_value" in result:
-        value = result["observed_value"]
-        observed = f"{value:.3g}" if isinstance(value, float) else str(value)
+        observed = _shown(result["observed_value"])
     else:
         observed = f"{result.get('unexpected_count')} of {result.get('element_count')} rows otherwise"
     return Failure(
@@ -188,7 +189,7 @@ def _failure(split: str, one: Any, prepared: Prepared) -> Failure:
 
 def _expected(limits: Mapping[str, Any]) -> str:
     words = {"min_value": "at least", "max_value": "at most", "regex": "matching", "type_": "of type"}
-    told = [f"{word} {limits[name]}" for name, word in words.items() if limits.get(name) is not None]
+    told = [f"{word} {_shown(limits[name])}" for name, word in words.items() if limits.get(name) is not None]
     return " and ".join(told) or "all rows to comply"
 
 
@@ -196,7 +197,11 @@ def _example(split: str, column: str | None, result: Mapping[str, Any], prepared
     if column == "share_quarantined":
         return f"; such as {prepared.splits[split].example}"
     rows = result.get("partial_unexpected_index_list") or []
-    return f"; such as {rows[0]}" if rows else ""
+    return f"; such as {rows[0]['source']} with {str(rows[0][column])!r}" if rows else ""
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _copy_site(context: "gx.data_context.FileDataContext", project: Path, data_docs: Path) -> None:

@@ -1,0 +1,118 @@
+"""`python -m steps.prepare_data`, from its parameters to its files, as DVC runs it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from makers import row, write_jsonl
+
+from othink_mr1.data.reading import read_split
+
+ROOT = Path(__file__).parents[2]
+SYNTHETIC = {"source": "synthetic", "size": 6, "image_size": 64}
+
+
+def step(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "steps.prepare_data", *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def resolved(project: Path, paths: dict[str, Path] | None = None, **splits: Any) -> None:
+    """What `resolve` would have written."""
+    data = {"train": SYNTHETIC, "validation": SYNTHETIC, "test": SYNTHETIC, "train_samples": None}
+    settings = {**data, "checks": {"max_quarantined": 0.05}, **splits}
+    values = {
+        "seed": 0,
+        "data": {"counting": settings, "geometry": settings},
+        "local": {"paths": {key: str(path) for key, path in (paths or {}).items()}},
+    }
+    (project / ".othink").mkdir(exist_ok=True)
+    (project / ".othink" / "params.yaml").write_text(yaml.safe_dump(values))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_a_second_run_and_one_that_fails_its_checks(tmp_path: Path) -> None:
+    resolved(tmp_path)
+    first = step(tmp_path, "--task", "counting")
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    assert first.stdout.splitlines() == [f"counting {split}: 6 rows" for split in ("train", "validation", "test")]
+    data = tmp_path / "data" / "counting"
+    assert [len(read_split(data, split)) for split in ("train", "validation", "test")] == [6, 6, 6]
+    assert (tmp_path / "data_docs" / "counting" / "index.html").is_file()
+    status = json.loads((tmp_path / ".othink" / "stages" / "prepare_data@counting.json").read_text())
+    assert status["state"] == "done"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".othink", "data", "data_docs"]
+    good = contents(data)
+
+    assert step(tmp_path, "--task", "counting").returncode == 0
+    assert contents(data) == good
+
+    # One row of five is broken: more than params.yaml allows. The good version stays.
+    broken = [row(number) for number in range(4)] + [row(9, ground_truth="many")]
+    path = write_jsonl(tmp_path, broken)
+    resolved(tmp_path, {"data.counting.train": path}, train={"source": "jsonl", "sha256": "x"})
+    failed = step(tmp_path, "--task", "counting")
+    assert failed.returncode == 1
+    assert failed.stderr == (
+        "data.counting: train split: expect_column_max_to_be_between(share_quarantined) failed: observed 0.2, "
+        "expected at most 0.05; such as rows.jsonl:5: answer_not_a_count ('many'; a whole number such as 3); "
+        "see .othink/prepare/counting/data_docs/index.html\n"
+    )
+    assert (tmp_path / ".othink/prepare/counting/data_docs/index.html").is_file()
+    assert contents(data) == good
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["counting"]
+
+
+def test_geometry_and_a_users_test_set(tmp_path: Path) -> None:
+    rows = [row(number, question="Find x.", ground_truth=r"2\sqrt{3}") for number in range(3)] + [row(0), row(0)]
+    path = write_jsonl(tmp_path, rows)
+    resolved(
+        tmp_path,
+        {"data.geometry.test": path},
+        test={"source": "jsonl", "sha256": "x"},
+        validation={"fraction": 0.2},
+        train_samples=3,
+    )
+    ran = step(tmp_path, "--task", "geometry")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines() == ["geometry test: warning: 1 rows stay although duplicate"]
+    data = tmp_path / "data" / "geometry"
+    assert [len(read_split(data, split)) for split in ("train", "validation", "test")] == [3, 1, 5]
+
+
+@pytest.mark.parametrize("task", ["counting", "geometry"])
+def test_mistakes_are_one_line(tmp_path: Path, task: str) -> None:
+    missing = step(tmp_path, "--task", task)
+    assert missing.returncode == 1
+    assert len(missing.stderr.splitlines()) == 1
+    resolved(tmp_path, {f"data.{task}.test": tmp_path / "absent.jsonl"}, test={"source": "jsonl", "sha256": "x"})
+    absent = step(tmp_path, "--task", task)
+    assert absent.returncode == 1
+    assert absent.stderr.splitlines() == [
+        f"data.{task}.test.path: {tmp_path / 'absent.jsonl'} is no file; it should be a .jsonl file"
+    ]
+    assert not (tmp_path / "data").exists()
+
+
+def test_usage(tmp_path: Path) -> None:
+    helped = step(tmp_path, "--help")
+    assert helped.returncode == 0
+    assert "data/<task>/" in helped.stdout
+    assert step(tmp_path, "--task", "chess").returncode == 2
+    assert step(tmp_path).returncode == 2
