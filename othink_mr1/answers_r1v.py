@@ -44,6 +44,16 @@ def geometry_is_correct(completion: str, truth: str, deadline: float = DEADLINE_
     return _pool().judge(completion, truth, deadline)
 
 
+def require() -> None:
+    """Say at once that geometry cannot be judged, before hours of work end in it.
+
+    Raises:
+        UserError: the package math-verify is not installed.
+    """
+    if importlib.util.find_spec("math_verify") is None:
+        raise UserError("math-verify is not installed, and r1v judges geometry with it: pip install 'othink-mr1[math]'")
+
+
 def close() -> None:
     """End the worker processes; the next geometry item starts new ones."""
     global _POOL
@@ -163,10 +173,7 @@ def _pool() -> _Pool:
     global _POOL
     with _POOL_LOCK:
         if _POOL is None or _POOL.owner != os.getpid():  # a forked child must not share its parent's pipes
-            if importlib.util.find_spec("math_verify") is None:
-                raise UserError(
-                    "math-verify is not installed, and r1v judges geometry with it: pip install 'othink-mr1[math]'"
-                )
+            require()
             _POOL = _Pool()
             atexit.register(close)
         return _POOL

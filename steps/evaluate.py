@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from othink_mr1 import answers_r1v
 from othink_mr1.answers import TASKS
 from steps import harness
 
@@ -43,6 +44,7 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
     from othink_mr1.evaluation import predictions
     from othink_mr1.evaluation.score import prediction_rows, summarise
 
+    answers_r1v.require()
     samples = {task: read_split(Path("data") / task, "test") for task in TASKS}
     kinds = ("reasoning", "direct") if name == "base" and settings["direct_answer"] else ("reasoning",)
     total = sum(len(split) for split in samples.values()) * len(kinds)

@@ -64,7 +64,7 @@ def test_format_of_hostile_text_is_linear() -> None:
     assert time.perf_counter() - start < 5
 
 
-# math_verify on the whole completion: the number may come from the thinking text, and a block without spaces is not read
+# math_verify of the whole completion: a block without spaces is not read
 @pytest.mark.parametrize(
     ("completion", "truth", "right"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from othink_mr1.answers import TASKS
 from othink_mr1.data.schema import QUARANTINE_SCHEMA, write_rows
 from othink_mr1.data.synthetic import counting, geometry
@@ -145,7 +146,7 @@ def _answer(sample: dict[str, Any], model: str, kind: str, skill: float) -> Comp
 
 
 def _make_curves(root: Path, model: str) -> None:
-    method, trained_on = predictions.split_model_name(model)
+    method, _ = predictions.split_model_name(model)
     folder = root / "training" / model
     folder.mkdir(parents=True, exist_ok=True)
     noise = random.Random(model)
