@@ -72,7 +72,7 @@ def test_items_keep_their_distance_and_stay_in_the_picture() -> None:
             assert min(x, y, 64 - x, 64 - y) >= radius - 0.51
             for other_x, other_y, other_radius in circles[:number]:
                 gap = math.hypot(x - other_x, y - other_y) - radius - other_radius
-                assert gap >= counting.GAP * 64 - 1e-6
+                assert gap >= 1.9  # pixels, at the 64 that a small model sees
 
 
 def test_items_stand_out_from_the_ground_at_the_size_a_small_model_sees() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,28 @@ def test_mistakes_are_one_line(tmp_path: Path, task: str) -> None:
     assert absent.stderr.splitlines() == [
         f"data.{task}.test.path: {tmp_path / 'absent.jsonl'} is no file; it should be a .jsonl file"
     ]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_stop_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
+    resolved(tmp_path, train={**SYNTHETIC, "size": 500_000})
+    status = tmp_path / ".othink" / "stages" / "prepare_data@counting.json"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "steps.prepare_data", "--task", "counting"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if status.exists() and json.loads(status.read_text())["progress"]["done"] > 0:
+            break
+        time.sleep(0.05)
+    running.terminate()
+    assert running.communicate(timeout=60)[1].splitlines() == ["interrupted by SIGTERM"]
+    assert running.returncode == 143
+    assert json.loads(status.read_text())["state"] == "interrupted"
     assert not (tmp_path / "data").exists()
 
 

@@ -73,3 +73,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         sink.write({name: value for name, value in rows(1)[0].items() if name != "answer"})
     with pytest.raises(UserError, match="column 'answer' is missing"):
         read_split(tmp_path, "test")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_as_such() -> None:
+    big = [{**one, "problem": "x" * 100_000, "image": {"bytes": bytes(100_000), "path": None}} for one in rows(40)]
+    with pytest.raises(OSError, match="No space left"):
+        write_rows(Path("/dev/full"), big)
