@@ -197,4 +197,5 @@ def _cell(row: Mapping[str, Any], protocol: str) -> str:
     text = f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
     if found["relative_change"] is not None:
         text += f", {100 * found['relative_change']:+.0f}% of base"
-    return text + (f"; paper {row['paper']:.2f}" if row["paper"] is not None else "")
+    # the paper counts as R1-V does: its figures belong beside that count alone
+    return text + (f"; paper {row['paper']:.2f}" if protocol == "r1v" and row["paper"] is not None else "")
