@@ -1,6 +1,7 @@
 """A stage that goes to a work pool runs there: a real server, a real process worker, a real DVC stage."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,21 +44,34 @@ def wait_for(server: Server, run_id: str, log: Path) -> dict:
     return dict(run)
 
 
-def test_a_stage_runs_on_the_worker_of_its_pool(deployed: Server, project: Path, worker: Path) -> None:
-    run_id = send(deployed, "prepare_data@counting")
-    run = wait_for(deployed, run_id, worker)
-    assert run["state_type"] == "COMPLETED", worker.read_text()
-    assert (project / "data" / "counting" / "train.parquet").is_file()
-
-    assert run["work_pool_name"] == "gpu"
-    assert run_id in worker.read_text()
-    # The step says whose it is: the process that the worker started for this flow run.
-    status = json.loads((project / ".othink" / "stages" / "prepare_data@counting.json").read_text())
-    assert status["state"] == "done"
-    assert str(status["owner"]).split(":")[0] == run["infrastructure_pid"].rpartition(":")[2]
-
-
 def test_a_stage_that_fails_there_fails_here(deployed: Server, worker: Path) -> None:
     run = wait_for(deployed, send(deployed, "no_such_stage"), worker)
     assert run["state_type"] == "FAILED", worker.read_text()
     assert "no_such_stage" in run["state"]["message"]
+
+
+def test_the_pipeline_sends_a_step_to_the_pool_that_params_yaml_names(
+    deployed: Server, project: Path, worker: Path
+) -> None:
+    step = "prepare_data@counting"
+    result = subprocess.run(
+        [str(BIN / "othink"), "run", "--profile", "smoke", "--only", step, "--set", "pools.prepare_data=gpu"],
+        cwd=project,
+        env={**deployed.environment, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * PATIENCE,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr + worker.read_text()
+    assert (project / "data" / "counting" / "train.parquet").is_file()
+    named = {"flow_runs": {"name": {"any_": [step]}}}
+    (run,) = api(deployed, "/flow_runs/filter", named)
+    assert run["work_pool_name"] == "gpu"
+    assert run["state_type"] == "COMPLETED"
+    assert run["parent_task_run_id"] is not None, "it is not the pipeline's own"
+    assert run["id"] in worker.read_text()
+    # The step says whose it is: the process that the worker started for this flow run.
+    status = json.loads((project / ".othink" / "stages" / f"{step}.json").read_text())
+    assert status["state"] == "done"
+    assert str(status["owner"]).split(":")[0] == run["infrastructure_pid"].rpartition(":")[2]

@@ -18,7 +18,7 @@ COMMANDS = [
     if line.strip() and not line.startswith("#")
 ]
 OTHINK = sorted({command for command in COMMANDS if command.startswith("othink ")})
-ROOMS = ("flows", "steps", "othink_mr1", "benchmarks")
+ROOMS = ("flows", "steps", "othink_mr1")
 
 
 def tree_paths() -> list[str]:
