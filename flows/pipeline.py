@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 from prefect import Task, allow_failure, flow
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
@@ -122,6 +121,7 @@ class Conductor:
         self.outcomes: Outcomes = {}
         self.futures: list[PrefectFuture[None]] = []
         self._promotions = acts.Promotions()
+        self._began: dict[str, float] = {}
         self._task = Task(
             fn=self._run_step,
             name="step",
@@ -144,8 +144,8 @@ class Conductor:
         return future
 
     def _run_step(self, name: str) -> None:
-        began = time.monotonic()
         entry: dict[str, Any] = {"outcome": "failed", "seconds": 0.0, "run_id": None, "url": None, "note": ""}
+        self._began[name] = time.monotonic()
         try:
             if self.stop.is_set():
                 raise StageInterruptedError(f"{name}: stopped before it began", again=False)
@@ -157,7 +157,7 @@ class Conductor:
             entry["note"] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             raise
         finally:
-            entry["seconds"] = round(time.monotonic() - began, 2)
+            entry["seconds"] = round(time.monotonic() - self._began[name], 2)
             self.outcomes[name] = entry
             self.board.end(name, entry["outcome"], entry["seconds"], entry["note"])
 
@@ -175,17 +175,22 @@ class Conductor:
 
     def _run(self, job: Job, pool: str | None) -> Done:
         if pool is not None:
-            self.board.begin(job.name)
+            self._begin(job.name)
             return run_in_pool(pool, job, self.request.profile, list(self.request.overrides))
         with self.slots.take() as environment:
-            self.board.begin(job.name)
+            self._begin(job.name)
             return run_mirrored(job, self.run, self.stop, environment)
 
     def _act(self, name: str) -> dict[str, Any]:
-        self.board.begin(name)
+        self._begin(name)
         note = acts.perform(name, self.request, self._promotions)
         get_run_logger().info("%s", note)
         return {"outcome": "done", "note": note}
+
+    def _begin(self, name: str) -> None:
+        """The step runs from now on; until here it waited for a place."""
+        self._began[name] = time.monotonic()
+        self.board.begin(name)
 
     def _may_retry(self, _task: Any, _run: Any, state: Any) -> bool:
         """A user's mistake stays one; what was interrupted or failed otherwise may go better."""
@@ -198,8 +203,6 @@ class Conductor:
 def _execute(request: Request, run: Run, board: Board) -> Outcomes:
     root, settings = request.root, request.settings
     tracking.connect(root, settings.tracking.uri, settings.tracking.experiment)
-    # Prefect's own server is a child of this process, and would outlive it if this process were killed.
-    run.note("prefect", [child.pid for child in psutil.Process().children(recursive=True)])
     config.write_selection(root, request.profile, request.overrides)
     tags = {"othink.profile": request.profile or config.DEFAULT_PROFILE, "othink.flow_run": str(flow_run.id)}
     with tracking.pipeline_run(root, request.params, tags) as parent:

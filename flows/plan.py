@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from othink_mr1 import config
 from othink_mr1.errors import UserError
 from othink_mr1.settings import TASKS
 
@@ -297,7 +298,7 @@ def _locked_stages(root: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return dict(content["stages"])
+        # DVC writes 3e-05, which PyYAML alone would read as a text.
+        return dict(config.parse_yaml(text)["stages"])
     except (yaml.YAMLError, KeyError, TypeError):
         raise UserError("dvc.lock cannot be read: restore it with `git checkout dvc.lock`, or delete it") from None

@@ -62,11 +62,14 @@ def step_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
-def prepare_prefect(root: Path) -> None:
+def prepare_prefect(root: Path) -> bool:
     """Settle where Prefect keeps its records, before it is imported.
 
     A user's own server, home or profile is used as it is. Without one the records lie in the project, under
     `.othink/prefect`, and nothing is written to the user's home; where `othink ui` runs, its server is used.
+
+    Returns:
+        Whether the run needs a server of its own.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -77,14 +80,16 @@ def prepare_prefect(root: Path) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    if os.environ.get("PREFECT_API_URL"):
+        return False
     own_profiles = Path.home() / ".prefect" / "profiles.toml"
-    if any(os.environ.get(name) for name in ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE")):
-        return
-    if own_profiles.exists():
-        return
-    os.environ["PREFECT_HOME"] = str(root / ".othink" / "prefect")
+    if os.environ.get("PREFECT_PROFILE") or (own_profiles.exists() and "PREFECT_HOME" not in os.environ):
+        return False  # Prefect reads the profile itself, and starts a server where it names none
+    os.environ.setdefault("PREFECT_HOME", str(root / ".othink" / "prefect"))
     from othink_mr1 import tracking
 
     server = tracking.ui_address(root, "prefect")
-    if server:
-        os.environ["PREFECT_API_URL"] = f"{server.rstrip('/')}/api"
+    if server is None:
+        return True
+    os.environ["PREFECT_API_URL"] = f"{server.rstrip('/')}/api"
+    return False

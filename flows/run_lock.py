@@ -47,11 +47,10 @@ class Run:
             self._children.pop(what, None)
             self._write()
 
-    def close(self) -> None:
-        """Nothing is left to note."""
-        self._file.unlink(missing_ok=True)
-
     def _write(self) -> None:
+        if not self._children:
+            self._file.unlink(missing_ok=True)
+            return
         entry = {"process": str(processes.current()), "children": self._children}
         stages.write_whole(self._file, json.dumps(entry, indent=1) + "\n")
 
@@ -72,11 +71,7 @@ def running(root: Path) -> Iterator[Run]:
         os.pwrite(descriptor, f"{processes.current()}\n".encode(), 0)
         end_leftovers(root)
         repair_dvc(root)
-        run = Run(root)
-        try:
-            yield run
-        finally:
-            run.close()
+        yield Run(root)
     finally:
         os.close(descriptor)
 

@@ -116,12 +116,9 @@ def stage(
     tracking.connect(root, settings.tracking.uri, settings.tracking.experiment)
     run, stop = Run(root), threading.Event()
     with stopping(stop):
-        try:
-            params = _ensure_params(root, profile, list(overrides or ()), run, stop)
-            limit = time_limit(settings.flow.time_limit, name)
-            done = run_mirrored(Job(root, name, params, parent_run_id, force, limit), run, stop)
-        finally:
-            run.close()
+        params = _ensure_params(root, profile, list(overrides or ()), run, stop)
+        limit = time_limit(settings.flow.time_limit, name)
+        done = run_mirrored(Job(root, name, params, parent_run_id, force, limit), run, stop)
     return {"outcome": done.outcome, "run_id": done.run_id, "url": done.url}
 
 

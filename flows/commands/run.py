@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows import board, plan, project, request, run_lock
+from flows import board, plan, project, request, run_lock, server
 from flows.commands import results
 from othink_mr1.errors import UserError
 
@@ -38,17 +38,26 @@ def run(
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     with run_lock.running(root) as lock:
+        own = server.Server(root, lock) if project.prepare_prefect(root) else None
         wanted = request.prepare(root, profile, overrides, from_step, only, force)
-        project.prepare_prefect(root)
         with board.shown(root) as shown:
             shown.say(_headline(wanted))
-            outcomes = _run_flow(wanted, lock, shown)
+            outcomes = _run_flow(wanted, lock, shown, own)
     _show_results(root, outcomes, time.time() - began, as_json)
 
 
-def _run_flow(wanted: request.Request, lock: run_lock.Run, shown: board.Board) -> dict[str, dict[str, Any]]:
+def _run_flow(
+    wanted: request.Request, lock: run_lock.Run, shown: board.Board, own: server.Server | None
+) -> dict[str, dict[str, Any]]:
+    # Both are imported here, in one thread and before the flow: Prefect's threads and a first import of MLflow in
+    # another one would meet half-imported packages. The server comes up meanwhile.
     from flows.pipeline import PipelineFailedError, run_prepared
+    from othink_mr1 import tracking
 
+    store = tracking.connect(wanted.root, wanted.settings.tracking.uri, wanted.settings.tracking.experiment)
+    store.attempt("the connection", lambda client: None)
+    if own is not None:
+        own.wait()
     try:
         return run_prepared(wanted, lock, shown)
     except PipelineFailedError as error:
