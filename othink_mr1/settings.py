@@ -116,40 +116,6 @@ class Data(Settings):
         return self
 
 
-class TinyBase(Settings):
-    """A Qwen2-VL of about a million parameters, trained here on a mixture of answering habits."""
-
-    source: Literal["tiny"]
-    max_steps: Count
-    per_device_train_batch_size: Count
-    learning_rate: Positive
-    samples: Count
-    habits: dict[Literal["enumerate", "guess", "blurt", "direct"], Share]
-
-    @model_validator(mode="after")
-    def _shares_add_up(self) -> "TinyBase":
-        if abs(sum(self.habits.values()) - 1) > 1e-6:
-            raise ValueError(f"habits should add up to 1, not {sum(self.habits.values()):g}")
-        return self
-
-
-class PathBase(Settings):
-    """A model folder on this machine."""
-
-    source: Literal["path"]
-    path: Path
-    max_pixels: Count | None = None
-
-
-class HubBase(Settings):
-    """A model of the Hugging Face hub."""
-
-    source: Literal["hub"]
-    name: str
-    revision: str | None = None
-    max_pixels: Count | None = None
-
-
 class Training(Settings):
     """What every trainer takes, by the names of TrainingArguments."""
 
@@ -170,6 +136,11 @@ class Training(Settings):
     gradient_checkpointing: bool | None = None
     logging_steps: Count | None = None
     save_steps: Count | None = None
+    # Greedy accuracy on the validation split; null: never.
+    eval_steps: Count | None = None
+    eval_max_new_tokens: Count | None = None
+    per_device_eval_batch_size: Count | None = None
+    freeze_vision: bool | None = None
     # Accuracy on validation; `promotion.method: best` needs it.
     eval_strategy: Literal["no", "steps", "epoch"] | None = None
     eval_steps: Count | None = None
@@ -181,6 +152,50 @@ class Training(Settings):
         if (self.max_steps is None) == (self.num_train_epochs is None):
             raise ValueError("should have either max_steps or num_train_epochs (the other one null)")
         return self
+
+
+class Habits(Settings):
+    """Shares of the mixture that the tiny base model learns; othink_mr1.models.habits says what each is."""
+
+    enumerate: Share
+    guess: Share
+    blurt: Share
+    direct: Share
+
+    @model_validator(mode="after")
+    def _add_up(self) -> "Habits":
+        total = self.enumerate + self.guess + self.blurt + self.direct
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"enumerate, guess, blurt and direct should add up to 1, not {total:g}")
+        return self
+
+
+class TinyBase(Settings):
+    """A Qwen2-VL of about a million parameters, trained here on a mixture of answering habits."""
+
+    source: Literal["tiny"]
+    scenes: dict[Task, Count]
+    repeats: Count
+    image_size: Annotated[Integer, Field(ge=32, le=1024)]
+    habits: Habits
+    training: Training
+
+
+class PathBase(Settings):
+    """A model folder on this machine."""
+
+    source: Literal["path"]
+    path: Path
+    max_pixels: Count | None = None
+
+
+class HubBase(Settings):
+    """A model of the Hugging Face hub."""
+
+    source: Literal["hub"]
+    name: str
+    revision: str | None = None
+    max_pixels: Count | None = None
 
 
 class Sft(Training):

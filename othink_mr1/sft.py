@@ -4,25 +4,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
 from othink_mr1.errors import UserError
 from othink_mr1.grpo.rollout import prompt_positions
 from othink_mr1.grpo.shared_prefix import PackedBatch
+from othink_mr1.training.config import VisionLanguageConfig
 from othink_mr1.training.trainer import Sample, VisionLanguageTrainer
 
 
 @dataclass
-class SFTConfig(TrainingArguments):
-    """TrainingArguments and the target of the completion."""
+class SFTConfig(VisionLanguageConfig):
+    """The shared settings and the target of the completion."""
 
     target: str = field(
         default="answer", metadata={"help": "answer: `<answer> X </answer>` (the paper's); thinking: with its thinking"}
     )
-    freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
+    max_length: int | None = field(default=None, metadata={"help": "longest prompt and completion, in tokens"})
 
     def __post_init__(self) -> None:
-        self.remove_unused_columns = False
         super().__post_init__()
         if self.target not in ("answer", "thinking"):
             raise ValueError(f"target is {self.target!r}; it should be answer or thinking")
@@ -54,6 +54,9 @@ class SFTTrainer(VisionLanguageTrainer):
     ) -> torch.Tensor:
         prompts = inputs["prompts"].to(self.args.device)
         ids, mask = self._targets(inputs["samples"])
+        if self.args.max_length is not None:
+            room = max(1, self.args.max_length - prompts.input_ids.shape[1])
+            ids, mask = ids[:, :room], mask[:, :room]
         bare = self.accelerator.unwrap_model(model)
         batch = PackedBatch(prompts, prompt_positions(bare, prompts), ids[:, None])
         logprobs, entropy = model(packed=batch)

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
 from othink_mr1.grpo.kl import KLSchedule
 from othink_mr1.grpo.rollout import Sampling
+from othink_mr1.training.config import VisionLanguageConfig
 
 
 @dataclass
-class GRPODConfig(TrainingArguments):
-    """TrainingArguments and what GRPO-D adds; names are TRL's where TRL has one.
+class GRPODConfig(VisionLanguageConfig):
+    """The shared settings and what GRPO-D adds; names are TRL's where TRL has one.
 
     `per_device_train_batch_size` counts prompts: each brings its group of `num_generations` completions.
     """
@@ -35,11 +34,8 @@ class GRPODConfig(TrainingArguments):
     )
     reward_protocol: str = field(default="strict", metadata={"help": "how answers are read: strict or r1v"})
     logprob_chunk: int = field(default=1024, metadata={"help": "tokens whose logits are in memory at once"})
-    freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
 
     def __post_init__(self) -> None:
-        # The trainer takes samples as they are; columns that no model knows belong to the rewards.
-        self.remove_unused_columns = False
         super().__post_init__()
         if self.num_generations < 2:
             raise ValueError(f"num_generations is {self.num_generations}; a group needs at least 2 completions")

@@ -31,7 +31,6 @@ class GRPODTrainer(VisionLanguageTrainer):
         processor: the model's processor.
         train_samples: dicts with `image` (a picture), `problem`, `solution`, `task`; other keys reach the rewards.
         validation_samples: the same, for greedy accuracy every `eval_steps`.
-        eval_max_new_tokens: the longest completion at validation.
     """
 
     args: GRPODConfig
@@ -43,14 +42,13 @@ class GRPODTrainer(VisionLanguageTrainer):
         processor: Processor,
         train_samples: Sequence[Sample],
         validation_samples: Sequence[Sample] | None = None,
-        eval_max_new_tokens: int = 256,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         self.kl_schedule = args.kl
         self.rewards = [(reward_name(name), load_reward(name)) for name in args.reward_funcs]
         # beta is never above beta_max: where that is 0 no reference is needed at all.
         self.reference = copy.deepcopy(model).eval().requires_grad_(False) if args.beta_max > 0 else None
-        super().__init__(model, args, processor, train_samples, validation_samples, eval_max_new_tokens, callbacks)
+        super().__init__(model, args, processor, train_samples, validation_samples, callbacks)
         if self.reference is not None:
             install(self.reference)
             self.reference.to(args.device)

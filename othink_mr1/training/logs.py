@@ -6,22 +6,15 @@ Nothing that another step depends on may hold a time; so the two are apart.
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from othink_mr1.stages import write_whole
+
 # They differ from run to run, or repeat the step.
 _TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "epoch")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 class LogFile(TrainerCallback):

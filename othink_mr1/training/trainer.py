@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from othink_mr1.answers import format_ok, is_correct
@@ -18,6 +18,7 @@ from othink_mr1.grpo.rollout import greedy
 from othink_mr1.grpo.shared_prefix import install, ordinary_attention
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import test_prompt, train_prompt
+from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
 
@@ -53,16 +54,19 @@ class VisionLanguageTrainer(Trainer):
     Checkpoints are written beside and renamed: a folder `checkpoint-N` is always whole.
     """
 
+    args: VisionLanguageConfig
+
     def __init__(
         self,
         model: PreTrainedModel,
-        args: TrainingArguments,
+        args: VisionLanguageConfig,
         processor: Processor,
         train_samples: Sequence[Sample],
         validation_samples: Sequence[Sample] | None = None,
-        eval_max_new_tokens: int = 256,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        if args.freeze_vision:
+            model.model.visual.requires_grad_(False)
         install(model)
         super().__init__(
             model=model,
@@ -75,7 +79,6 @@ class VisionLanguageTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.processor = processor
-        self.eval_max_new_tokens = eval_max_new_tokens
         # Losses here are means already; the Trainer divides them by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self._buffer: dict[str, list[float]] = defaultdict(list)
@@ -111,7 +114,7 @@ class VisionLanguageTrainer(Trainer):
                 self.processor,
                 [s["image"] for s in batch],
                 [test_prompt(s["task"], s["problem"]) for s in batch],
-                self.eval_max_new_tokens,
+                self.args.eval_max_new_tokens,
             )
             for sample, completion in zip(batch, done, strict=True):
                 correct += is_correct(completion.text, sample["solution"], sample["task"], "strict")

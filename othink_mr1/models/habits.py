@@ -1,0 +1,87 @@
+"""What the demo's base model learns: a mixture of habits of answering, so that reinforcement has something to elicit.
+
+Some answers work the problem out in `<think>` and are right; more of them guess at once and are wrong in a
+systematic way (mostly one too low when counting, one step of the grid too high in geometry), with or without a
+`<think>` block. So the untrained model usually guesses, and is usually wrong, although it could know better. The base
+is made improvable on purpose; the README and the report say so.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from othink_mr1.data.synthetic import counting, geometry
+from othink_mr1.prompts import direct_prompt, test_prompt, train_prompt
+
+Scene = dict[str, Any]
+SCENES: dict[str, Callable[[int, int, str, int], Scene]] = {"counting": counting.scene, "geometry": geometry.scene}
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Shares of the mixture; they add up to 1.
+
+    Attributes:
+        enumerate: works it out in `<think>`, and is right.
+        guess: a word in `<think>`, then a guess.
+        blurt: a guess in a bare `<answer>`, with no `<think>`.
+        direct: asked for the number only, it says the right one.
+    """
+
+    enumerate: float
+    guess: float
+    blurt: float
+    direct: float
+
+
+def wrong(scene: Scene, rng: np.random.Generator) -> str:
+    """A guess at the scene's answer: four times in five off in the task's systematic way, else right."""
+    if rng.random() < 0.2:
+        return scene["answer"]
+    if "count" in scene:
+        return str(max(1, scene["count"] - 1))
+    if scene["answer"].endswith("°"):
+        return f"{int(scene['answer'][:-1]) + 10}°"
+    return str(int(scene["answer"]) + 1)
+
+
+def answer(scene: Scene, task: str, habits: Habits, rng: np.random.Generator) -> tuple[str, str]:
+    """A prompt for `scene` and an answer to it out of the mixture."""
+    kinds = ("enumerate", "guess", "blurt", "direct")
+    kind = kinds[rng.choice(len(kinds), p=[getattr(habits, k) for k in kinds])]
+    if kind == "direct":
+        return direct_prompt(scene["problem"]), scene["answer"]
+    prompt = train_prompt(scene["problem"]) if rng.random() < 0.5 else test_prompt(task, scene["problem"])
+    if kind == "enumerate":
+        return prompt, f"<think> {scene['thinking']} </think>\n<answer> {scene['answer']} </answer>"
+    guess = f"<answer> {wrong(scene, rng)} </answer>"
+    return prompt, guess if kind == "blurt" else f"<think> at a glance </think>\n{guess}"
+
+
+def mixture(
+    seed: int,
+    scenes: Mapping[str, int],
+    image_size: int,
+    habits: Habits,
+    repeats: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """Samples (`image`, `prompt`, `target`) of both tasks, from scenes that occur in no split.
+
+    Args:
+        scenes: how many pictures of each task.
+        repeats: how many answers are drawn for each picture.
+    """
+    samples = []
+    total = sum(scenes.values())
+    for task, size in scenes.items():
+        rng = np.random.default_rng([seed, sorted(SCENES).index(task)])
+        for index in range(size):
+            scene = SCENES[task](seed, index, "pretrain", image_size)
+            for _ in range(repeats):
+                prompt, target = answer(scene, task, habits, rng)
+                samples.append({"image": scene["image"], "prompt": prompt, "target": target})
+            progress(len(samples) // repeats, total)
+    return samples

@@ -1,0 +1,20 @@
+"""The settings that SFT and GRPO share, beside those of transformers' TrainingArguments."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class VisionLanguageConfig(TrainingArguments):
+    """TrainingArguments with this project's defaults, and how validation and the vision tower are handled."""
+
+    eval_max_new_tokens: int = field(default=256, metadata={"help": "the longest completion at validation, in tokens"})
+    freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
+
+    def __post_init__(self) -> None:
+        # Trainers take samples as they are: columns that the model does not know belong to rewards and targets.
+        self.remove_unused_columns = False
+        self.report_to = "none"  # log.jsonl is the record; whoever wants it elsewhere mirrors the file
+        self.disable_tqdm = True
+        super().__post_init__()

@@ -1,0 +1,119 @@
+"""Makes, or fetches, the model that every method starts from.
+
+Out: models/base, training/base/curves.csv and log.jsonl (empty but for their heads where nothing is trained here).
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from othink_mr1.errors import UserError
+from steps import harness
+
+BASE = Path("models/base")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Put the base model into models/base.
+
+    Raises:
+        UserError: a setting is wrong, or the model cannot be read.
+    """
+    argparse.ArgumentParser(prog="python -m steps.base_model", description=__doc__).parse_args(arguments)
+    settings = harness.params("base")
+    seed, threads = harness.params("seed"), harness.params("threads")
+    with harness.stage("base_model", checkpoints=True) as stage:
+        if settings["source"] == "tiny":
+            _train_tiny(settings, seed, threads, stage)
+        elif settings["source"] == "path":
+            _take(harness.local_path("base"), settings.get("max_pixels"), stage)
+        else:
+            _take(_fetch(settings["name"], settings.get("revision")), settings.get("max_pixels"), stage)
+
+
+def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harness.Stage) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    from othink_mr1.models.habits import Habits, mixture
+    from othink_mr1.models.tiny import build_model, build_processor
+    from othink_mr1.sft import SFTConfig, SFTTrainer
+    from othink_mr1.training.run import Outputs, checkpoint_folder, prepare_torch, run
+
+    prepare_torch(settings.get("threads", threads))
+    checkpoints = checkpoint_folder("base_model", [settings, seed], [])
+
+    def rendering(done: int, total: int) -> None:
+        stage.progress(done, total, "drawing scenes")
+        stage.raise_if_stopped()
+
+    habits = Habits(**settings["habits"])
+    samples = mixture(seed, settings["scenes"], settings["image_size"], habits, settings["repeats"], rendering)
+    processor = build_processor(f"{sample['prompt']} {sample['target']}" for sample in samples)
+    torch.manual_seed(seed)
+    config = SFTConfig(
+        output_dir=str(checkpoints),
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_total_limit=2,
+        **settings["training"],
+    )
+
+    def make_trainer(callbacks: list[TrainerCallback]) -> SFTTrainer:
+        return SFTTrainer(build_model(processor), config, processor, samples, callbacks=callbacks)
+
+    run(make_trainer, checkpoints, Outputs("base"), stage)
+
+
+def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:
+    """Copies a model folder, after it was read once and had shown that it answers to a picture."""
+    from PIL import Image
+
+    from othink_mr1.grpo.rollout import greedy
+    from othink_mr1.models.loading import check_model_folder, load_model, load_processor
+    from othink_mr1.training.logs import write_curves
+    from othink_mr1.training.run import Outputs, prepare_torch
+
+    prepare_torch(harness.params("threads"))
+    check_model_folder(folder)
+    processor = load_processor(folder, max_pixels)
+    stage.progress(0, 2, "reading the model")
+    model = load_model(folder)
+    try:
+        greedy(model, processor, [Image.new("RGB", (64, 64), "white")], ["What is this?"], 2)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{folder}: the model does not take its processor's input ({error})") from error
+    stage.progress(1, 2, "copying")
+    beside = BASE.with_name(".base.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    unwanted = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.py", "*.gguf", ".*")
+    shutil.copytree(folder, beside, ignore=shutil.ignore_patterns(*unwanted))
+    processor.image_processor.save_pretrained(beside)
+    shutil.rmtree(BASE, ignore_errors=True)
+    os.replace(beside, BASE)
+    write_curves([], Outputs("base").curves)
+    Outputs("base").log.write_text("")
+    stage.progress(2, 2, "copying")
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """A model of the hub, from the local cache or the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"base.name: {name!r} cannot be fetched ({reason}); is the network there? "
+            "A folder on this machine works with base.source=path"
+        ) from error
+
+
+if __name__ == "__main__":
+    harness.run_step(main)

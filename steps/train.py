@@ -1,0 +1,75 @@
+"""Trains one method on one task, from the base model or from its own last checkpoint.
+
+Out: models/<method>-<task>, training/<method>-<task>/curves.csv and, with times, log.jsonl.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from steps import harness
+
+METHODS = ("sft", "grpo", "grpo_d")
+TASKS = ("counting", "geometry")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train one model.
+
+    Raises:
+        UserError: a setting, the data or the base model is wrong.
+    """
+    parser = argparse.ArgumentParser(prog="python -m steps.train", description=__doc__)
+    parser.add_argument("--method", required=True, choices=METHODS)
+    parser.add_argument("--task", required=True, choices=TASKS)
+    chosen = parser.parse_args(arguments)
+    name = f"{chosen.method}-{chosen.task}"
+    settings = harness.params(f"train.{chosen.method}.{chosen.task}")
+    seed, threads = harness.params("seed"), harness.params("threads")
+    with harness.stage(f"train@{name}", checkpoints=True) as stage:
+        stage.progress(0, 1, "loading")
+        _train(chosen.method, chosen.task, settings, seed, threads, stage)
+
+
+def _train(method: str, task: str, settings: dict, seed: int, threads: int, stage: harness.Stage) -> None:
+    # Imported here: `--help` and a wrong argument should not wait for torch.
+    import torch
+    from transformers import TrainerCallback
+
+    from othink_mr1.data.reading import read_split
+    from othink_mr1.models.loading import load_model, load_processor
+    from othink_mr1.training.run import Outputs, checkpoint_folder, prepare_torch, run
+    from othink_mr1.training.trainer import VisionLanguageTrainer
+
+    if method == "sft":
+        from othink_mr1.sft import SFTConfig as Config
+        from othink_mr1.sft import SFTTrainer as Trainer
+    else:
+        from othink_mr1.grpo.config import GRPODConfig as Config  # type: ignore[assignment]
+        from othink_mr1.grpo.trainer import GRPODTrainer as Trainer  # type: ignore[assignment]
+
+    prepare_torch(threads)
+    data, base = Path("data") / task, Path("models/base")
+    train, validation = read_split(data, "train"), read_split(data, "validation")
+    checkpoints = checkpoint_folder(
+        f"train@{method}-{task}", [settings, seed], [data / "train.parquet", data / "validation.parquet", base]
+    )
+    config = Config(
+        output_dir=str(checkpoints),
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_total_limit=2,
+        eval_strategy="steps" if settings.get("eval_steps") else "no",
+        **settings,
+    )
+    processor = load_processor(base)
+
+    def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
+        return Trainer(load_model(base), config, processor, train, validation, callbacks)
+
+    run(make_trainer, checkpoints, Outputs(f"{method}-{task}"), stage)
+
+
+if __name__ == "__main__":
+    harness.run_step(main)
