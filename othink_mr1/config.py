@@ -28,7 +28,7 @@ _KL = ("kl_schedule", "beta_min", "beta_max", "kl_exploration")
 _KINDS = ("synthetic", "jsonl", "hub", "drawn", "tiny", "path")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML 1.2's numbers (PyYAML reads 1e-6 as a text, DVC and people as a number), and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
