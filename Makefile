@@ -23,7 +23,7 @@ demo: $(STAMP)  ## install if needed, then run the whole pipeline on the demo ta
 	@$(VENV)/bin/othink run $(ARGS)
 
 test: $(STAMP)  ## install if needed, then run every test
-	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy and the import contracts
 	@$(VENV)/bin/ruff format --check --quiet . || { echo "lint: not formatted; 'make format' does it" >&2; exit 1; }

@@ -99,12 +99,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         yield Server(environment, folder)
 
 
-def prefect(server: Server, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the prefect command against `server` in `folder`."""
+def run_deploy(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Registers the project in `folder` as its README says."""
     return subprocess.run(
-        [str(BIN / "prefect"), "--no-prompt", *arguments],
+        [sys.executable, "-m", "flows.deploy"],
         cwd=folder,
-        env=server.environment,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -150,10 +150,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def deployed(prefect_server: Server, project: Path) -> Server:
-    """The server with the deployments of prefect.yaml, and their work pools."""
-    for pool in ("default", "gpu"):
-        created = prefect(prefect_server, "work-pool", "create", pool, "--type", "process", folder=project)
-        assert created.returncode == 0, created.stdout + created.stderr
-    result = prefect(prefect_server, "deploy", "--all", folder=project)
+    """The server with the deployments of prefect.yaml, and the work pools."""
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("\npools: {}", "\npools: {evaluate: a100}"))
+    result = run_deploy(project, prefect_server.environment)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert [line.split("--pool ")[1].split()[0] for line in result.stdout.splitlines()] == ["a100", "default", "gpu"]
     return prefect_server

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from othink_mr1 import config
 from tests.deploy.conftest import BIN, PATIENCE, Server, api, background
 
 pytestmark = pytest.mark.slow
@@ -50,21 +51,23 @@ def test_a_stage_that_fails_there_fails_here(deployed: Server, worker: Path) -> 
     assert "no_such_stage" in run["state"]["message"]
 
 
-def test_the_pipeline_sends_a_step_to_the_pool_that_params_yaml_names(
+def test_the_pipeline_sends_training_to_the_pool_that_params_yaml_names(
     deployed: Server, project: Path, worker: Path
 ) -> None:
-    step = "prepare_data@counting"
-    result = subprocess.run(
-        [str(BIN / "othink"), "run", "--profile", "smoke", "--only", step, "--set", "pools.prepare_data=gpu"],
-        cwd=project,
-        env={**deployed.environment, "PYTHONPATH": str(project)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=2 * PATIENCE,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr + worker.read_text()
-    assert (project / "data" / "counting" / "train.parquet").is_file()
+    step = "train@sft-counting"
+    environment = {**deployed.environment, "PYTHONPATH": str(project)}
+    # What the step builds on is made here, so that what the worker makes is seen apart.
+    config.write_selection(project, "smoke", [])
+    for command in (
+        [str(BIN / "dvc"), "repro", "base_model", "prepare_data@counting"],
+        [str(BIN / "othink"), "run", "--profile", "smoke", "--only", step, "--set", "pools.train=gpu"],
+    ):
+        result = subprocess.run(
+            command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=2 * PATIENCE
+        )
+        assert result.returncode == 0, result.stdout + result.stderr + worker.read_text()
+    assert (project / "models" / "sft-counting" / "model.safetensors").is_file()
+
     named = {"flow_runs": {"name": {"any_": [step]}}}
     (run,) = api(deployed, "/flow_runs/filter", named)
     assert run["work_pool_name"] == "gpu"

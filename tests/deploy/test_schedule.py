@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import yaml
 
-from tests.deploy.conftest import PATIENCE, Server, api
+from tests.deploy.conftest import PATIENCE, Server, api, run_deploy
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = {
@@ -61,3 +61,32 @@ def test_the_pipeline_is_told_nothing_that_the_flow_does_not_take(scheduled: dic
 def test_the_folder_is_the_workers_to_say(scheduled: dict) -> None:
     (step,) = scheduled["pull_steps"]
     assert step["prefect.deployments.steps.set_working_directory"]["directory"] == "{{ $OTHINK_PROJECT }}"
+
+
+def test_each_pool_of_params_yaml_gets_the_stage_deployment(deployed: Server) -> None:
+    found = api(deployed, "/deployments/filter", {"flows": {"name": {"any_": ["stage"]}}})
+    assert {(entry["name"], entry["work_pool_name"]) for entry in found} == {("pooled", "gpu"), ("pooled-a100", "a100")}
+
+
+def test_deploying_again_changes_nothing(deployed: Server, project: Path) -> None:
+    before = api(deployed, "/deployments/filter", {})
+    assert run_deploy(project, deployed.environment).returncode == 0
+    after = api(deployed, "/deployments/filter", {})
+    assert {entry["id"] for entry in after} == {entry["id"] for entry in before}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"PREFECT_API_URL": ""}, "PREFECT_API_URL is not set"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "does not answer"),
+        ({"PREFECT_API_AUTH_STRING": "wrong:wrong"}, "set PREFECT_API_AUTH_STRING"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_clear_line(
+    deployed: Server, project: Path, change: dict[str, str], said: str
+) -> None:
+    result = run_deploy(project, {**deployed.environment, "PREFECT_CLIENT_MAX_RETRIES": "0", **change})
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
