@@ -125,7 +125,7 @@ def version_tags(root: Path, trained: Trained) -> dict[str, str]:
 
 def description(trained: Trained) -> str:
     """The model card, as far as MLflow takes it."""
-    card = str(trained.evidence["model_card.md"])
+    card = str(trained.evidence["model_card.md"]).removeprefix("# ")  # lists show the first line as it is
     return card if len(card) <= _DESCRIPTION else card[: _DESCRIPTION - 2] + " …"
 
 

@@ -4,6 +4,7 @@ A version holds the weights as a pyfunc model and, under `evidence/`, the predic
 comparison with the champion works later and on another machine, without the files of the run that made it.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -223,6 +224,10 @@ def _create(root: Path, trained: Trained, params: Mapping[str, Any]) -> int:
         tags = version_tags(root, trained) | {_MODEL_ID: model.model_id}
         created = client.create_model_version(
             name, source, run_id=trained.run_id, tags=tags, description=text, model_id=model.model_id
+        )
+        # As mlflow.register_model does: the model's own page names its version.
+        client.set_logged_model_tags(
+            model.model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": created.version}])}
         )
         return int(created.version)
 

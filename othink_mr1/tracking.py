@@ -23,14 +23,12 @@ from typing import TYPE_CHECKING, Any
 from othink_mr1 import dvc_lock, stages, tracking_rows
 from othink_mr1.git_state import git_tags
 from othink_mr1.tracking_mirror import StageMirror, log_params
+from othink_mr1.tracking_open_runs import close_abandoned_runs, forget_open_run, note_open_run
 from othink_mr1.tracking_store import (
     Store,
     StoreAwayError,
-    close_abandoned_runs,
     connect,
     first_line,
-    forget_open_run,
-    note_open_run,
     page,
     run_url,
     store,

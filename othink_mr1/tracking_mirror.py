@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from othink_mr1 import dvc_lock, tracking_models, tracking_rows, tracking_store
 from othink_mr1.dvc_lock import StageDigests
 from othink_mr1.git_state import git_tags
+from othink_mr1.tracking_open_runs import forget_open_run, note_open_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +58,8 @@ class StageMirror:
         self.run_id: str | None = None
         self.state = "running"
         self._store = tracking_store.store(root)
-        self._params = tracking_rows.flat(dict(params or {}))
+        leaves = tracking_rows.flat(dict(params or {}))
+        self.params = {tracking_rows.metric_name(key): _text(value) for key, value in leaves.items()}
         self._live = started is None
         self._started = started or time.time()
         self._tags = (git_tags(root) if self._live else {}) | dict(tags or {})
@@ -149,10 +151,10 @@ class StageMirror:
             self._store.experiment_id, int(self._started * 1000), tags | self._tags, run_name=self.stage
         )
         self.run_id = run.info.run_id
-        tracking_store.note_open_run(self.root, self.run_id)
+        note_open_run(self.root, self.run_id)
 
     def _log_params(self, client: "MlflowClient") -> None:
-        log_params(client, self._id, self._params)
+        log_params(client, self._id, self.params)
 
     def _send_points(self, client: "MlflowClient") -> None:
         from mlflow.entities import Metric
@@ -194,7 +196,7 @@ class StageMirror:
 
     def _close(self, client: "MlflowClient", ended: float) -> None:
         client.set_terminated(self._id, _STATUS.get(self.state, "FAILED"), int(ended * 1000))
-        tracking_store.forget_open_run(self.root, self._id)
+        forget_open_run(self.root, self._id)
 
     @property
     def _id(self) -> str:

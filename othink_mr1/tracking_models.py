@@ -41,7 +41,7 @@ def log_model(mirror: "StageMirror", digests: StageDigests, client: "MlflowClien
             continue
         model = find_model(client, mirror.experiment_id, Path(path).name, md5)
         if model is None:
-            model = create_model(client, mirror.experiment_id, Path(path).name, md5, _run_id(mirror))
+            model = create_model(client, mirror.experiment_id, Path(path).name, md5, _run_id(mirror), mirror.params)
         client.log_outputs(_run_id(mirror), [LoggedModelOutput(model.model_id, step=0)])
 
 
@@ -74,11 +74,16 @@ def find_model(client: "MlflowClient", experiment_id: str, name: str, weights: s
 
 
 def create_model(
-    client: "MlflowClient", experiment_id: str, name: str, weights: str, run_id: str | None
+    client: "MlflowClient",
+    experiment_id: str,
+    name: str,
+    weights: str,
+    run_id: str | None,
+    params: dict[str, str] | None = None,
 ) -> "LoggedModel":
     """A new LoggedModel that stands for weights which DVC keeps; registration adds the files to it."""
     tags = {"othink.weights": weights}
-    model = client.create_logged_model(experiment_id, name, run_id, tags, model_type="vision-language")
+    model = client.create_logged_model(experiment_id, name, run_id, tags, params, model_type="vision-language")
     return client.finalize_logged_model(model.model_id, "READY")
 
 

@@ -42,6 +42,15 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
+# MLflow's page shows runs and models of such an experiment first, not prompts and traces.
+_ABOUT = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "One run a pipeline run (`othink run`), with one run a stage inside it: open the plus sign before its name. "
+        "`accuracy/<test set>/<model>` compares pipeline runs; `<test set>/strict/accuracy` compares models."
+    ),
+}
+
 # What trying again would not change: the call itself was wrong, or what it speaks of is gone.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 
@@ -158,7 +167,10 @@ class Store:
             # A server decides itself where artifacts go. With plain SQLite they would land in ./mlruns.
             place = (self.root / FOLDER / "artifacts").as_uri() if self.local else None
             try:
-                return str(client.create_experiment(self.experiment, artifact_location=place))
+                created = str(client.create_experiment(self.experiment, artifact_location=place, tags=_ABOUT))
+                if self.local:
+                    _hide_default(client)
+                return created
             except MlflowException:
                 found = client.get_experiment_by_name(self.experiment)  # another process was faster
                 if found is None:
@@ -166,6 +178,17 @@ class Store:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
+
+
+def _hide_default(client: "MlflowClient") -> None:
+    """Put away MLflow's own empty experiment, which would keep its artifacts in ./mlruns of any folder."""
+    default = client.get_experiment_by_name("Default")
+    if (
+        default
+        and default.lifecycle_stage == "active"
+        and not client.search_runs([default.experiment_id], max_results=1)
+    ):
+        client.delete_experiment(default.experiment_id)
 
 
 _stores: dict[Path, Store] = {}
@@ -235,7 +258,8 @@ def page(root: Path, fragment: str) -> str | None:
     """Address of a page of MLflow's interface (`experiments/1/runs/...`), or None where no server shows it."""
     current = store(root)
     base = ui_address(root) if current.local else re.sub(r"://[^/@]+@", "://", current.uri)
-    return f"{base.rstrip('/')}/#/{fragment}" if base else None
+    # Without it the page's menu is that of prompts and traces.
+    return f"{base.rstrip('/')}/#/{fragment}?workflowType=machine_learning" if base else None
 
 
 def run_url(root: Path, run_id: str) -> str | None:
@@ -243,34 +267,6 @@ def run_url(root: Path, run_id: str) -> str | None:
     current = store(root)
     _, experiment = current.attempt("the address of a run", lambda _: current.experiment_id)
     return page(root, f"experiments/{experiment}/runs/{run_id}") if experiment else None
-
-
-def note_open_run(root: Path, run_id: str) -> None:
-    """Remember that this process writes to the run, so that a later one can close it if this one is killed."""
-    folder = root / FOLDER / "open"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / run_id).write_text(str(processes.current()))
-
-
-def forget_open_run(root: Path, run_id: str) -> None:
-    """The run was closed."""
-    (root / FOLDER / "open" / run_id).unlink(missing_ok=True)
-
-
-def close_abandoned_runs(root: Path) -> None:
-    """Close the runs of processes that were killed; MLflow would show them as running for ever."""
-    for file in (root / FOLDER / "open").glob("*"):
-        owner = processes.parse(file.read_text())
-        if owner is None or not owner.alive:
-            _close_killed(root, file)
-
-
-def _close_killed(root: Path, file: Path) -> None:
-    closed, _ = store(root).attempt(
-        "the end of a killed run", lambda client: client.set_terminated(file.name, "KILLED")
-    )
-    if closed:
-        file.unlink(missing_ok=True)
 
 
 def hide_password(uri: str) -> str:

@@ -78,6 +78,7 @@ def ui(mlflow_port: int, prefect_port: int) -> None:
                 _wait_until_it_answers(server)
             _note(root, addresses)
             _print(addresses)
+            print(f"runs     {tracking.page(root, f'experiments/{tracking.store(root).experiment_id}')}")
             print("Ctrl-C ends them", flush=True)
             _wait_until_one_ends(servers)
         except _Stop:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -60,7 +61,7 @@ class Project:
     def lock(self, stage: str, deps: dict[str, str], outs: dict[str, str]) -> None:
         """Add a stage to dvc.lock."""
         path = self.root / "dvc.lock"
-        content = yaml.safe_load(path.read_text()) if path.exists() else {"schema": "2.0", "stages": {}}
+        content: Any = yaml.safe_load(path.read_text()) if path.exists() else {"schema": "2.0", "stages": {}}
         content["stages"][stage] = {
             "cmd": f"python -m steps.{stage.partition('@')[0]}",
             "deps": [{"path": path, "md5": md5} for path, md5 in deps.items()],

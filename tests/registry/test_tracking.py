@@ -111,7 +111,7 @@ def test_a_pipeline_run_holds_one_run_a_stage(root: Path, project: Any) -> None:
     assert child.data.tags["mlflow.parentRunId"] == run.run_id
     assert child.info.run_name == STAGE
     assert child.data.params == {"beta_max": "0.1"}
-    assert [step for step, _ in history(root, mirror.run_id, "reward")] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in history(root, str(mirror.run_id), "reward")] == [1, 2, 3, 4, 5, 6]
     times = [metric.timestamp for metric in client(root).get_metric_history(mirror.run_id, "kl")]
     assert times[0] == 1_700_000_001_000
     assert child.data.tags["dvc.dep.data/counting/train.parquet"] == "d" * 32
@@ -249,7 +249,7 @@ def test_the_address_of_a_run_is_known_where_a_server_shows_it(root: Path, proje
 
     entry = {"mlflow": "http://127.0.0.1:5000", "process": str(processes.current())}
     project.write(".othink/ui.json", json.dumps(entry))
-    experiment = tracking.store(root).experiment_id
-    assert tracking.run_url(root, run_id) == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id}"
+    page = f"http://127.0.0.1:5000/#/experiments/{tracking.store(root).experiment_id}/runs/{run_id}"
+    assert tracking.run_url(root, run_id) == f"{page}?workflowType=machine_learning"
     project.write(".othink/ui.json", json.dumps(entry | {"process": "1:0"}))
     assert tracking.run_url(root, run_id) is None

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,18 +32,28 @@ def folder(root: Path) -> Path:
     return root
 
 
-def start(folder: Path, *options: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(folder / ".othink" / "prefect")}
-    for key in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-        environment.pop(key, None)
+def start(folder: Path, *options: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+    own = {"PYTHONPATH": str(REPOSITORY), "PREFECT_HOME": str(folder / ".othink" / "prefect")}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "ui", *options],
         cwd=folder,
-        env=environment,
+        env=inherited | own | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def until_ready(process: "subprocess.Popen[str]") -> list[str]:
+    """The lines that the command prints until both servers answer."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if "Ctrl-C" in line:
+            return lines
+    raise AssertionError(process.communicate()[1])
 
 
 @pytest.fixture
@@ -60,13 +69,8 @@ def busy() -> Iterator[int]:
 def test_both_servers_answer_and_nothing_is_left_when_they_are_ended(folder: Path) -> None:
     mlflow, prefect = free_port(), free_port()
     process = start(folder, "--mlflow-port", str(mlflow), "--prefect-port", str(prefect))
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.strip())
-        if "Ctrl-C" in line:
-            break
-    assert f"mlflow   http://127.0.0.1:{mlflow}" in lines, process.communicate()[1]
+    lines = until_ready(process)
+    assert f"mlflow   http://127.0.0.1:{mlflow}" in lines
     assert f"prefect  http://127.0.0.1:{prefect}" in lines
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     assert b"MLflow" in opener.open(f"http://127.0.0.1:{mlflow}/").read()
@@ -91,19 +95,15 @@ def test_a_port_in_use_is_named_with_the_option_that_changes_it(folder: Path, bu
     )
 
 
-@pytest.mark.slow
-def test_a_server_that_dies_takes_the_other_with_it(folder: Path) -> None:
-    prefect = free_port()
-    process = start(folder, "--mlflow-port", str(free_port()), "--prefect-port", str(prefect))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Ctrl-C" in line:
-            break
+def test_a_server_that_dies_ends_the_command_and_a_users_own_prefect_is_left_alone(folder: Path) -> None:
+    environment = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    process = start(folder, "--mlflow-port", str(free_port()), environment=environment)
+    lines = until_ready(process)
+    assert "prefect  http://127.0.0.1:9" in lines
     children = psutil.Process(process.pid).children(recursive=True)
-    victim = next(child for child in children if "mlflow" in " ".join(child.cmdline()))
-    victim.kill()
-    started = time.monotonic()
+    assert not [child for child in children if "prefect" in " ".join(child.cmdline())]
+    children[0].kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "MLflow ended by itself" in errors
-    assert not psutil.wait_procs(children, timeout=10)[1], f"after {time.monotonic() - started:.0f} s"
+    assert not psutil.wait_procs(children, timeout=10)[1]
