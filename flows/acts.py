@@ -21,6 +21,11 @@ class Promotions:
         with self._guard:
             self._found[task] = decision
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was decided."""
+        return not self._found
+
     def over(self, earlier: dict[str, Any]) -> dict[str, Any]:
         """The decisions of this run over those of earlier ones."""
         with self._guard:
@@ -71,8 +76,11 @@ def _promote(request: Request, task: str, promotions: Promotions) -> str:
 
 
 def _report(root: Path, promotions: Promotions) -> str:
-    from othink_mr1.report.build import build, gates_path
+    from flows.commands.report import is_stale
+    from othink_mr1.report.build import build, gates_path, report_path
 
+    if promotions.empty and not is_stale(root):
+        return str(report_path(root))
     earlier: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         earlier = json.loads(gates_path(root).read_text())

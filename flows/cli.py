@@ -68,8 +68,9 @@ def report() -> None:
     """Write the HTML report anew and print its path."""
     with _one_line():
         from flows.commands import report as command
+        from flows.project import find_root
 
-        _print(command.report())
+        _print(command.report(find_root()))
 
 
 @app.command()

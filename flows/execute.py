@@ -181,7 +181,8 @@ def _last_word(log: Path) -> str:
     """The step's own last line, or DVC's where the step never spoke."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("ERROR: failed to reproduce", "Running stage", "> "))]
-    return told[-1].removeprefix("ERROR: ") if told else (lines[-1] if lines else "failed without a word")
+    errors = [line.removeprefix("ERROR: ") for line in told if line.startswith("ERROR: ")]
+    return next(iter([*errors[:1], *told[-1:], *lines[-1:]]), "failed without a word")
 
 
 def _without(name: str, message: str) -> str:

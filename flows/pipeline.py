@@ -34,6 +34,7 @@ from othink_mr1 import config, stages, tracking
 from othink_mr1.errors import UserError
 from othink_mr1.settings import METHODS, TASKS
 
+Waiting = list[PrefectFuture[None]]
 Step = Callable[..., Any]
 Outcomes = dict[str, dict[str, Any]]
 # Enough threads that none of the steps of the chain waits for one; `Slots` says how many run at a time.
@@ -133,15 +134,19 @@ class Conductor:
             retry_condition_fn=self._may_retry,
         )
 
-    def step(self, name: str, after: Sequence[Any], ended: Sequence[Any] = ()) -> "PrefectFuture[None] | None":
-        """Submit a step; it begins when all of `after` ended well and all of `ended` ended somehow."""
+    def step(self, name: str, after: Sequence[Waiting], ended: Sequence[Waiting] = ()) -> Waiting:
+        """Submit a step; it begins when all of `after` ended well and all of `ended` ended somehow.
+
+        Returns:
+            What a step that follows has to wait for: for one that is not to run, what it would have waited for.
+        """
+        needed = [future for futures in after for future in futures]
         if self.request.steps[name].action == OUTSIDE:
-            return None
-        wait_for = [future for future in after if future is not None]
-        wait_for += [allow_failure(future) for future in ended if future is not None]
+            return needed
+        wait_for = [*needed, *(allow_failure(future) for futures in ended for future in futures)]
         future: PrefectFuture[None] = self._task.submit(name, wait_for=wait_for)  # type: ignore[call-overload]
         self.futures.append(future)
-        return future
+        return [future]
 
     def _run_step(self, name: str) -> None:
         entry: dict[str, Any] = {"outcome": "failed", "seconds": 0.0, "run_id": None, "url": None, "note": ""}

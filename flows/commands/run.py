@@ -65,7 +65,8 @@ def _run_flow(
         waiting = sum(entry["outcome"] == "not run" for entry in error.outcomes.values())
         again = f"`othink run{''.join(_options(wanted))}` goes on from there"
         more = f" ({len(bad)} steps ended badly, {waiting} did not run)" if len(bad) + waiting > 1 else ""
-        raise UserError(f"{error}{more}; log: .othink/logs/{bad[0]}.log; {again}") from None
+        log = f"; log: .othink/logs/{bad[0]}.log" if bad[0] in wanted.graph else ""
+        raise UserError(f"{error}{more}{log}; {again}") from None
 
 
 def _options(wanted: request.Request) -> list[str]:

@@ -37,6 +37,7 @@ def make_project(folder: Path) -> Path:
         shutil.copy(REPO / "steps" / name, folder / "steps" / name)
     for kind in KINDS:
         shutil.copy(HERE / "tiny_step.py", folder / "steps" / f"{kind}.py")
+    shutil.copy(HERE / "tiny_acts.py", folder / "flows" / "acts.py")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
         subprocess.run([*git, *command], cwd=folder, check=True)

@@ -65,8 +65,12 @@ def outputs(name: str, which: str) -> list[tuple[Path, str]]:
         tasks = {task: {"n": 10, "strict": scores} for task in ("counting", "geometry")}
         weights = Path(f"models/{which}/config.json").read_text()
         return [(Path(f"evaluation/{which}/metrics.json"), json.dumps({"model": which, "tasks": tasks, "of": weights}))]
-    return [(Path("tables/results.json"), json.dumps([p.read_text() for p in sorted(Path("evaluation").rglob("*"))
-                                                      if p.is_file()]))]
+    return [
+        (
+            Path("tables/results.json"),
+            json.dumps([p.read_text() for p in sorted(Path("evaluation").rglob("*")) if p.is_file()]),
+        )
+    ]
 
 
 def training(which: str) -> list[tuple[Path, str]]:
