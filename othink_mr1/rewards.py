@@ -66,7 +66,9 @@ def call_reward(
         raise UserError(f"reward {name}: {type(error).__name__}: {error}") from error
     if not isinstance(rewards, list) or len(rewards) != len(completions):
         size = len(rewards) if isinstance(rewards, list) else type(rewards).__name__
-        raise UserError(f"reward {name}: it returned {size} for {len(completions)} completions; one number each is needed")
+        raise UserError(
+            f"reward {name}: it returned {size} for {len(completions)} completions; one number each is needed"
+        )
     for index, reward in enumerate(rewards):
         if not isinstance(reward, int | float) or reward != reward or abs(reward) == float("inf"):
             where = columns.get("sample_id", [index] * len(rewards))[index]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from othink_mr1.errors import UserError
 from othink_mr1.grpo.rollout import prompt_positions
-from othink_mr1.grpo.shared_prefix import PackedBatch
+from othink_mr1.grpo.shared_prefix import PackedBatch, token_mean
 from othink_mr1.training.config import VisionLanguageConfig
 from othink_mr1.training.trainer import Sample, VisionLanguageTrainer
 
@@ -61,9 +61,9 @@ class SFTTrainer(VisionLanguageTrainer):
         batch = PackedBatch(prompts, prompt_positions(bare, prompts), ids[:, None])
         logprobs, entropy = model(packed=batch)
         mask = mask[:, None]
-        tokens = mask.sum()
-        self.note(num_tokens=float(tokens), entropy=((entropy * mask).sum() / tokens).item())
-        return -(logprobs * mask).sum() / tokens
+        self.count_tokens(prompts.attention_mask, mask)
+        self.note(entropy=token_mean(entropy, mask).item())
+        return -token_mean(logprobs, mask)
 
     def _targets(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
         """Target tokens and their mask, both (B, C), right-padded."""

@@ -106,7 +106,9 @@ def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -45,8 +45,8 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
         from othink_mr1.sft import SFTConfig as Config
         from othink_mr1.sft import SFTTrainer as Trainer
     else:
-        from othink_mr1.grpo.config import GRPODConfig as Config  # type: ignore[assignment]
-        from othink_mr1.grpo.trainer import GRPODTrainer as Trainer  # type: ignore[assignment]
+        from othink_mr1.grpo.config import GRPODConfig as Config
+        from othink_mr1.grpo.trainer import GRPODTrainer as Trainer
 
     prepare_torch(threads)
     data, base = Path("data") / task, Path("models/base")

@@ -2,6 +2,8 @@
 
 import torch
 
+from othink_mr1.grpo.shared_prefix import token_mean
+
 # exp(20) is 5e8: a token that far from the reference is pulled back hard enough, and k3 cannot overflow.
 MAX_LOG_RATIO = 20.0
 
@@ -49,8 +51,3 @@ def grpo_loss(
     acts = ((ratio < 1 - epsilon) & (advantage < 0)) | ((ratio > 1 + epsilon) & (advantage > 0))
     stats["clip_ratio/region_mean"] = token_mean(acts.float(), mask)
     return loss, stats
-
-
-def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean of `values` over the tokens that `mask` keeps."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -83,8 +83,7 @@ def shared_prefix_attention(
     Returns:
         (B, L, heads, head size), and None in place of the weights.
     """
-    packed = attention_mask is not None and query.shape[2] == attention_mask.shape[3] + _rows(attention_mask)
-    if not packed:
+    if attention_mask is None or query.shape[2] != attention_mask.shape[3] + _completion_tokens(attention_mask):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -123,7 +122,7 @@ def shared_prefix_attention(
     return torch.cat([prompt_out, out], 2).transpose(1, 2).contiguous(), None
 
 
-def _rows(mask: torch.Tensor) -> int:
+def _completion_tokens(mask: torch.Tensor) -> int:
     return mask.shape[1] * mask.shape[2]
 
 
@@ -205,3 +204,8 @@ def chunked_logprobs(
         for part, target in zip(states.split(chunk), tokens.split(chunk), strict=True)
     ]
     return torch.cat([r[0] for r in results]), torch.cat([r[1] for r in results])
+
+
+def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of `values` over the tokens that `mask` keeps."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)

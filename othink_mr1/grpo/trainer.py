@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from othink_mr1.grpo.advantages import group_advantages
 from othink_mr1.grpo.config import GRPODConfig
-from othink_mr1.grpo.loss import grpo_loss, token_mean
+from othink_mr1.grpo.loss import grpo_loss
 from othink_mr1.grpo.rollout import Rollout, completions, generate, noise
-from othink_mr1.grpo.shared_prefix import PackedBatch, install
+from othink_mr1.grpo.shared_prefix import PackedBatch, install, token_mean
 from othink_mr1.models.processor import Processor, PromptBatch
 from othink_mr1.rewards import call_reward, load_reward, reward_name
 from othink_mr1.training.trainer import Sample, VisionLanguageTrainer
@@ -52,7 +52,6 @@ class GRPODTrainer(VisionLanguageTrainer):
         if self.reference is not None:
             install(self.reference)
             self.reference.to(args.device)
-        self._num_tokens = 0
 
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
@@ -91,9 +90,8 @@ class GRPODTrainer(VisionLanguageTrainer):
         rollout = generate(bare, self.processor, prompts, self.args.sampling, groups, uniforms)
         bare.train()
         lengths = rollout.completion_mask.sum(1)
-        self._num_tokens += int(prompts.attention_mask.sum()) + int(lengths.sum())
+        self.count_tokens(prompts.attention_mask, rollout.completion_mask)
         self.note(
-            num_tokens=self._num_tokens,
             **{
                 "completions/mean_length": lengths.float().mean().item(),
                 "completions/clipped_ratio": (~rollout.ended).float().mean().item(),

@@ -34,9 +34,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_model(
-    folder: str | Path, dtype: str = "float32", device: str | torch.device | None = None
-) -> PreTrainedModel:
+def load_model(folder: str | Path, dtype: str = "float32", device: str | torch.device | None = None) -> PreTrainedModel:
     """A Qwen-VL model in evaluation mode.
 
     Args:

@@ -40,7 +40,10 @@ def build_processor(texts: Iterable[str], vocab_size: int = 640, picture_side: i
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(MARKUP), special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size - len(MARKUP),
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     bpe.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKUP])
@@ -49,7 +52,9 @@ def build_processor(texts: Iterable[str], vocab_size: int = 640, picture_side: i
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     side = picture_side * picture_side
-    images = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, size={"shortest_edge": side, "longest_edge": side})
+    images = Qwen2VLImageProcessorPil(
+        patch_size=PATCH, merge_size=MERGE, size={"shortest_edge": side, "longest_edge": side}
+    )
     return Processor(tokenizer, images)
 
 

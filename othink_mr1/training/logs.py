@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from othink_mr1.stages import write_whole
 
 # They differ from run to run, or repeat the step.
-_TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "epoch")
+_TIMES = ("step_time", "epoch")
 
 
 class LogFile(TrainerCallback):
@@ -39,10 +39,11 @@ def write_curves(history: list[dict[str, Any]], path: Path) -> None:
     """
     rows: dict[int, dict[str, float]] = {}
     for entry in history:
+        if "train_runtime" in entry:  # the Trainer's closing summary, which is no step's
+            continue
         kept = {name: value for name, value in entry.items() if name not in (*_TIMES, "step")}
         rows.setdefault(entry["step"], {}).update(kept)
-    rows = {step: row for step, row in rows.items() if row and "train_loss" not in row or len(row) > 1}
-    columns = sorted({name for row in rows.values() for name in row} - {"train_loss"})
+    columns = sorted({name for row in rows.values() for name in row})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["step", *columns])

@@ -64,9 +64,9 @@ def fingerprint(settings: Any, inputs: Iterable[Path]) -> str:
     The code is that of every module of this project that is loaded: call it after the imports.
     """
     modules = {
-        name: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+        name: hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
         for name, module in sorted(sys.modules.items())
-        if name.partition(".")[0] in ("othink_mr1", "steps") and getattr(module, "__file__", None)
+        if name.partition(".")[0] in ("othink_mr1", "steps") and module.__file__
     }
     content = {
         "modules": modules,

@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from othink_mr1.answers import format_ok, is_correct
 from othink_mr1.grpo.rollout import greedy
 from othink_mr1.grpo.shared_prefix import install, ordinary_attention
+from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import test_prompt, train_prompt
 from othink_mr1.training.config import VisionLanguageConfig
@@ -85,6 +86,10 @@ class VisionLanguageTrainer(Trainer):
         self._saving_to: str | None = None
         self._step_started = time.perf_counter()
 
+    def count_tokens(self, *masks: torch.Tensor) -> None:
+        """Adds to `num_tokens`, the tokens seen so far; the Trainer's state carries the sum through a resume."""
+        self.state.num_input_tokens_seen += sum(int(mask.sum()) for mask in masks)
+
     def note(self, **metrics: float) -> None:
         """Keeps metrics of a micro-batch until the next log, where their mean appears."""
         for name, value in metrics.items():
@@ -94,6 +99,7 @@ class VisionLanguageTrainer(Trainer):
         if "loss" in logs:
             now = time.perf_counter()
             logs = {**logs, **{name: sum(v) / len(v) for name, v in self._buffer.items()}}
+            logs["num_tokens"] = self.state.num_input_tokens_seen
             logs["step_time"] = now - self._step_started
             self._buffer.clear()
             self._step_started = now
@@ -127,6 +133,12 @@ class VisionLanguageTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with ordinary_attention(self.accelerator.unwrap_model(self.model)):
             super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
+        # Qwen-VL checkpoints are saved under older names of their weights. `from_pretrained` translates them; the
+        # Trainer's own loading does not, and goes on with whatever weights it has, with no more than a warning.
+        saved = load_model(resume_from_checkpoint, device="cpu")
+        (model or self.model).load_state_dict(saved.state_dict(), strict=True)
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._saving_to or super()._get_output_dir(trial)

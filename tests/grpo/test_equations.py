@@ -1,6 +1,7 @@
 """The equations against slow versions of themselves, written from the paper."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,16 +20,14 @@ def test_eq_3_at_the_papers_values() -> None:
     assert KLSchedule("dynamic", 0.0, 0.02)(30, 100) == 0
 
 
-@given(
-    low=st.floats(0, 1), width=st.floats(0, 1), total=st.integers(1, 500), exploration=st.floats(0.05, 0.95)
-)
+@given(low=st.floats(0, 1), width=st.floats(0, 1), total=st.integers(1, 500), exploration=st.floats(0.05, 0.95))
 def test_eq_3_falls_then_rises_within_its_range(low: float, width: float, total: int, exploration: float) -> None:
     beta = KLSchedule("dynamic", low, low + width, exploration)
     values = [beta(s, total) for s in range(1, total + 1)]
     turn = sum(s <= exploration * total for s in range(1, total + 1))
     assert all(low - 1e-12 <= v <= low + width + 1e-12 for v in values)
-    assert all(a >= b - 1e-12 for a, b in zip(values[:turn], values[1:turn], strict=False))
-    assert all(a <= b + 1e-12 for a, b in zip(values[turn:], values[turn + 1 :], strict=False))
+    assert all(a >= b - 1e-12 for a, b in pairwise(values[:turn]))
+    assert all(a <= b + 1e-12 for a, b in pairwise(values[turn:]))
     assert values[-1] == pytest.approx(low + width)
 
 

@@ -85,12 +85,15 @@ def test_several_pictures_in_one_prompt() -> None:
     rollout = generate(net, tools, prompts, Sampling(2), 2, noise(0, 0, [0], 2, 2))
     install(net)
     found, _ = net(packed=PackedBatch(prompts, rollout.position_ids, completions))
-    one_row = lambda row: net(  # noqa: E731
-        input_ids=torch.cat([prompts.input_ids[0], row])[None],
-        mm_token_type_ids=torch.cat([prompts.mm_token_type_ids[0], torch.zeros(LENGTH, dtype=torch.int)])[None],
-        pixel_values=prompts.pixel_values,
-        image_grid_thw=prompts.image_grid_thw,
-    ).logits[0, -LENGTH - 1 : -1]
+
+    def one_row(row: torch.Tensor) -> torch.Tensor:
+        return net(
+            input_ids=torch.cat([prompts.input_ids[0], row])[None],
+            mm_token_type_ids=torch.cat([prompts.mm_token_type_ids[0], torch.zeros(LENGTH, dtype=torch.int)])[None],
+            pixel_values=prompts.pixel_values,
+            image_grid_thw=prompts.image_grid_thw,
+        ).logits[0, -LENGTH - 1 : -1]
+
     for row, logprobs in zip(completions[0], found[0], strict=True):
         expected = one_row(row).log_softmax(-1).gather(-1, row[:, None])[:, 0]
         assert (logprobs - expected).abs().max() < 1e-4
