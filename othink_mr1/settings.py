@@ -174,6 +174,7 @@ class TinyBase(Settings):
     """A Qwen2-VL of about a million parameters, trained here on a mixture of answering habits."""
 
     source: Literal["tiny"]
+    threads: Count | None = None
     scenes: dict[Task, Count]
     repeats: Count
     image_size: Annotated[Integer, Field(ge=32, le=1024)]

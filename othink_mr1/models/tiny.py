@@ -61,8 +61,8 @@ def build_processor(texts: Iterable[str], vocab_size: int = 640, picture_side: i
 def build_model(
     processor: Processor,
     hidden_size: int = 128,
-    num_hidden_layers: int = 4,
-    vision_depth: int = 4,
+    num_hidden_layers: int = 2,
+    vision_depth: int = 3,
     vision_embed_dim: int = 96,
 ) -> Qwen2VLForConditionalGeneration:
     """A randomly initialised Qwen2-VL for `processor`'s vocabulary; the weights depend on torch's seed."""
