@@ -1,4 +1,4 @@
-"""Each stage declares the code that its step is made of: no less, or an edit goes unseen; no more, or it trains anew."""
+"""Each stage declares the code its step is made of: no less, or an edit goes unseen; no more, or it trains anew."""
 
 import re
 from functools import cache
