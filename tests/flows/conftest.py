@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,9 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def set_knobs(project: Path, **knobs: Any) -> None:
-    """Make steps slow or failing; a stage's name is given with "_at_" for "@" and "_to_" for "-"."""
-    named = {name.replace("_at_", "@").replace("_to_", "-"): value for name, value in knobs.items()}
-    (project / "knobs.json").write_text(json.dumps(named))
+def set_knobs(project: Path, **knobs: dict[str, Any]) -> None:
+    """Make stages slow or failing; see tiny_step.py."""
+    (project / "knobs.json").write_text(json.dumps(knobs))
 
 
 def othink(project: Path, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -71,9 +69,3 @@ def othink_command(*arguments: str) -> list[str]:
 def othink_environment(project: Path) -> dict[str, str]:
     """An environment in which Python finds the project's copy before the installed one, wherever it is started."""
     return {**os.environ, "PYTHONPATH": str(project), "HOME": str(project.parent / "home")}
-
-
-@pytest.fixture
-def knobs(project: Path) -> Callable[..., None]:
-    """`set_knobs` for the project of this test."""
-    return lambda **given: set_knobs(project, **given)

@@ -1,0 +1,208 @@
+"""`othink run` with real DVC, Prefect and MLflow around steps that take no time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from othink_mr1 import processes, stages
+from tests.flows.conftest import make_project, othink, othink_command, othink_environment, set_knobs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A project in which the smoke profile has run once; tests work on copies of it."""
+    folder = make_project(tmp_path_factory.mktemp("finished") / "project")
+    for name in ("OTHINK_OWNER", "PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    return folder, othink(folder, "run", "--profile", "smoke", "--json")
+
+
+@pytest.fixture
+def project(finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> Path:
+    """A copy of the finished project. MLflow's records stay behind: they hold the paths of the first one."""
+    return shutil.copytree(
+        finished[0], tmp_path / "project", ignore=shutil.ignore_patterns("mlflow", "__pycache__"), symlinks=True
+    )
+
+
+def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    return {name: entry["outcome"] for name, entry in json.loads(done.stdout)["steps"].items()}
+
+
+def slow_run(project: Path, *arguments: str) -> "tuple[subprocess.Popen[str], processes.Process]":
+    """Start a run whose `train@sft-counting` takes long, and wait until that step is at work."""
+    set_knobs(project, **{"train@sft-counting": {"seconds": 60}})
+    began = time.time()
+    run = subprocess.Popen(
+        othink_command("run", "--profile", "smoke", *arguments),
+        cwd=project,
+        env={**othink_environment(project), "OTHINK_GRACE": "10"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        status = stages.read_status("train@sft-counting", project) or {}
+        if status.get("started_at", 0) > began and status["state"] == "running" and status["progress"]["done"] > 3:
+            step = processes.find(status["pid"])
+            assert step is not None
+            return run, step
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.1)
+    run.kill()
+    pytest.fail("the step never ran")
+
+
+def dvc_above(step: processes.Process) -> processes.Process:
+    return next(p for p in processes.ancestors(step.pid) if "dvc" in processes.command_line(p.pid))
+
+
+def test_a_first_run_runs_every_step(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    found = outcomes(finished[1])
+    assert set(found.values()) == {"ran", "done"}
+    assert len(found) == 23
+
+
+def test_then_nothing_runs_and_every_step_points_at_its_run(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    first = json.loads(finished[1].stdout)["steps"]
+    again = othink(finished[0], "run", "--profile", "smoke", "--json")
+    assert {outcome for name, outcome in outcomes(again).items() if "run_id" in first[name]} <= {"cached", "done"}
+    second = json.loads(again.stdout)["steps"]
+    for name, entry in second.items():
+        if entry["outcome"] == "cached":
+            assert entry["run_id"] == first[name]["run_id"] is not None, name
+
+
+def test_dvc_alone_has_nothing_left_to_do(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=project,
+        env={**othink_environment(project), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Running stage 'resolve'" in done.stdout  # it always runs
+    assert done.stdout.count("Running stage") == 1
+
+
+def test_a_changed_key_runs_its_stages_and_what_follows_from_a_sub_folder_too(project: Path) -> None:
+    arguments = ("run", "--profile", "smoke", "--set", "grpo_d.beta_max=0.2", "--json")
+    found = outcomes(othink(project, *arguments, folder=project / "steps"))
+    assert {name for name, outcome in found.items() if outcome == "ran"} == {
+        "resolve",
+        "train@grpo_d-counting",
+        "train@grpo_d-geometry",
+        "evaluate@grpo_d-counting",
+        "evaluate@grpo_d-geometry",
+        "tables",
+    }
+    back = outcomes(othink(project, "run", "--profile", "smoke", "--json"))
+    assert {back[name] for name in ("train@grpo_d-counting", "tables")} == {"restored"}
+
+
+def test_a_failed_step_stops_what_follows_and_nothing_else(project: Path) -> None:
+    set_knobs(project, **{"train@sft-counting": {"fail": "rows.jsonl: row 3 is empty"}})
+    done = othink(project, "run", "--profile", "smoke", "--set", "sft.learning_rate=0.5", "--set", "flow.retries=2")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "train@sft-counting: rows.jsonl: row 3 is empty" in last
+    assert ".othink/logs/train@sft-counting.log" in last
+    assert done.stderr.count("rows.jsonl: row 3 is empty") == 2  # once as it happened, once at the end: no retry
+    assert "Traceback" not in done.stderr
+    assert (stages.read_status("evaluate@sft-geometry", project) or {})["state"] == "done"
+    found = json.loads(othink(project, "status", "--json").stdout)["steps"]
+    states = {step["name"]: step["state"] for step in found}
+    assert states["train@sft-counting"] == "failed"
+    assert states["evaluate@sft-counting"] == "stale"
+    assert states["train@grpo-counting"] == "done"
+
+
+def test_a_crashed_step_is_tried_again(project: Path) -> None:
+    set_knobs(project, **{"train@sft-counting": {"crash": "out of memory"}})
+    sets = ("--set", "sft.learning_rate=0.5", "--set", "flow.retries=1", "--set", "flow.retry_delay_seconds=0")
+    done = othink(project, "run", "--profile", "smoke", "--only", "train@sft-counting", *sets)
+    assert done.returncode == 1
+    assert done.stderr.count("train@sft-counting         failed") == 2
+
+
+def test_a_step_that_takes_too_long_is_ended(project: Path) -> None:
+    set_knobs(project, **{"train@sft-counting": {"seconds": 120}})
+    sets = ("--set", "sft.learning_rate=0.5", "--set", "flow.time_limit.train=0.05")
+    done = othink(project, "run", "--profile", "smoke", "--only", "train@sft-counting", *sets)
+    assert done.returncode == 1
+    assert "took longer than its time limit" in done.stderr.splitlines()[-1]
+    assert (stages.read_status("train@sft-counting", project) or {})["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("victim", ["step", "dvc", "flow", "flow and dvc"])
+def test_after_a_kill_the_next_run_goes_on_and_nothing_runs_beside_it(project: Path, victim: str) -> None:
+    change = ("--set", "sft.learning_rate=0.5")
+    run, step = slow_run(project, *change)
+    dvc, flow = dvc_above(step), processes.find(run.pid)
+    assert flow is not None
+    victims = {"step": [step], "dvc": [dvc], "flow": [flow], "flow and dvc": [flow, dvc]}[victim]
+    for process in victims:
+        process.signal(signal.SIGKILL)
+    run.communicate(timeout=60)
+    assert run.returncode != 0
+    set_knobs(project, **{"train@sft-counting": {"seconds": 1}})
+    done = othink(project, "run", "--profile", "smoke", "--json", *change)
+    assert not step.alive
+    assert not dvc.alive
+    found = outcomes(done)
+    assert found["train@sft-counting"] == "ran"
+    assert found["train@grpo-counting"] == "cached"
+    log = (project / ".othink/logs/train@sft-counting.log").read_text()
+    assert "train@sft-counting begins at 0 of" not in log  # it went on from its checkpoint
+    left = [pid for pid in _all_pids() if str(project) in _cwd(pid)]
+    assert left == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_lets_its_steps_save_and_leaves_nothing(project: Path, number: signal.Signals) -> None:
+    run, step = slow_run(project, "--set", "sft.learning_rate=0.5")
+    run.send_signal(number)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert output.splitlines()[-1] == "othink: interrupted"
+    assert not step.alive
+    assert (project / ".othink/checkpoints/train@sft-counting").exists()
+    assert [pid for pid in _all_pids() if str(project) in _cwd(pid)] == []
+
+
+def test_a_second_run_is_told_of_the_first(project: Path) -> None:
+    run, _ = slow_run(project, "--set", "sft.learning_rate=0.5")
+    second = othink(project, "run", "--profile", "smoke")
+    state = json.loads(othink(project, "status", "--json").stdout)
+    run.terminate()
+    run.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"another `othink run` (process {run.pid}) is at work" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    assert state["run"] == run.pid
+    assert {step["name"]: step["state"] for step in state["steps"]}["train@sft-counting"] == "running"
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _cwd(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
