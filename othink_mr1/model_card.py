@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from othink_mr1 import tracking_rows
-
 _METHODS = {
     "sft": "supervised fine-tuning",
     "grpo": "GRPO with a constant KL weight",
@@ -83,11 +81,14 @@ def _data(task: str, params: Mapping[str, Any], provenance: Mapping[str, Any]) -
     sources = params.get("data", {}).get(task, {})
     lines = []
     for split in ("train", "validation", "test"):
-        source = sources.get(split)
-        if isinstance(source, Mapping):
-            lines.append(f"- {split}: " + ", ".join(f"{key} {value}" for key, value in source.items()))
-    known = [f"- {key}: {value}" for key, value in tracking_rows.flat(dict(provenance)).items() if _plain(value)]
-    return "\n".join(lines + known[:20])
+        known = provenance.get("splits", {}).get(split, {})
+        source = known.get("source") or sources.get(split) or {}
+        parts = [f"{key} {value}" for key, value in source.items() if _plain(value)]
+        if "rows" in known:
+            parts.insert(0, f"{known['rows']} rows")
+        parts += [f"{key} {known[key]}" for key in ("licence", "sha256") if known.get(key)]
+        lines.append(f"- {split}: " + ", ".join(parts))
+    return "\n".join(lines)
 
 
 def _plain(value: Any) -> bool:

@@ -95,8 +95,12 @@ class PipelineRun:
             mirror.parent_run_id = mirror.parent_run_id or self.run_id
             if not mirror.catch_up():
                 break
-        if self.run_id is not None:
-            current.attempt("the end of the pipeline's run", lambda client: self._close(client, status))
+        if self.run_id is None:
+            return
+        if status == "FINISHED":
+            current.attempt("the results", self._log_results)
+        current.attempt("the pipeline's stages", self._log_stages)
+        current.attempt("the end of the pipeline's run", lambda client: self._close(client, status))
 
     def _create(self, client: "MlflowClient") -> None:
         profile = self.tags.get("othink.profile", "pipeline")
@@ -109,13 +113,15 @@ class PipelineRun:
         assert self.run_id is not None
         log_params(client, self.run_id, self.params)
 
-    def _close(self, client: "MlflowClient", status: str) -> None:
+    def _log_stages(self, client: "MlflowClient") -> None:
         assert self.run_id is not None
-        if status == "FINISHED":
-            self._log_results(client)
         client.set_tag(self.run_id, "mlflow.note.content", self._description(client))
         for stage, run_id in self.cached.items():
-            client.set_tag(self.run_id, f"othink.run.{stage}", run_id)
+            # MLflow allows no @ in a tag's name.
+            client.set_tag(self.run_id, f"othink.run.{stage.replace('@', '/')}", run_id)
+
+    def _close(self, client: "MlflowClient", status: str) -> None:
+        assert self.run_id is not None
         client.set_terminated(self.run_id, status)
         forget_open_run(self.root, self.run_id)
 

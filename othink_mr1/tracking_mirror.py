@@ -118,6 +118,7 @@ class StageMirror:
         return [
             ("the inputs", bind(tracking_models.log_inputs, self, digests)),
             ("the model", bind(tracking_models.log_model, self, digests)),
+            ("the row counts", bind(tracking_models.log_row_counts, self, digests)),
             ("the scores", bind(tracking_models.log_scores, self, digests)),
             ("the artifacts", bind(self._log_artifacts, digests)),
             ("the digests", bind(self._log_digests, digests)),

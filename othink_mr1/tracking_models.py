@@ -66,6 +66,17 @@ def log_scores(mirror: "StageMirror", digests: StageDigests, client: "MlflowClie
             mirror.log_metrics(client, metrics)
 
 
+def log_row_counts(mirror: "StageMirror", digests: StageDigests, client: "MlflowClient") -> None:
+    """Log how many rows a data stage read, kept and put aside."""
+    from mlflow.entities import Metric
+
+    for out in digests.outs:
+        file = mirror.root / out / "provenance.json"
+        if out.startswith("data/") and file.exists():
+            counts = tracking_rows.row_counts(json.loads(file.read_text()))
+            mirror.log_metrics(client, [Metric(name, n, mirror.moment(None), 0) for name, n in counts.items()])
+
+
 def find_model(client: "MlflowClient", experiment_id: str, name: str, weights: str) -> "LoggedModel | None":
     """The LoggedModel of these weights (DVC's digest of their folder), or None."""
     query = f"name = '{name}' AND tags.`othink.weights` = '{weights}'"

@@ -70,6 +70,15 @@ def scores(metrics: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {task: _numbers(of_task) for task, of_task in metrics.get("tasks", {}).items()}
 
 
+def row_counts(provenance: dict[str, Any]) -> dict[str, float]:
+    """Of a data/<task>/provenance.json: `train/rows`, `train/read`, `train/quarantined` and so on."""
+    counts: dict[str, float] = {}
+    for split, told in provenance.get("splits", {}).items():
+        counts |= {f"{split}/{key}": float(told[key]) for key in ("read", "rows") if _is_number(told.get(key))}
+        counts[f"{split}/quarantined"] = float(sum(told.get("quarantined", {}).values()))
+    return counts
+
+
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """The leaves of nested dicts by their dotted path; a list is a leaf."""
     if not isinstance(tree, dict):

@@ -38,7 +38,11 @@ class Answerer:
     """
 
     def __init__(self, folder: Path, task: str, max_new_tokens: int, max_pixels: int | None = None) -> None:
+        from transformers.utils import logging
+
         from othink_mr1.models.loading import load_model, load_processor
+
+        logging.disable_progress_bar()  # a bar of weights is no part of an answer
 
         self.task, self.max_new_tokens = task, max_new_tokens
         self.model: Any = load_model(folder)

@@ -30,7 +30,7 @@ class Chain:
     def __init__(self, project: Any, weights: Path) -> None:
         self.project, self.root, self.weights = project, project.root, weights
         project.write(".othink/params.yaml", "evaluation: {max_new_tokens: {counting: 8}, batch_size: 2}\nbase: {}\n")
-        project.write("data/counting/provenance.json", {"rows": {"train": 100}})
+        project.write("data/counting/provenance.json", {"splits": {"train": {"rows": 100, "licence": "Apache-2.0"}}})
         self.evaluated("base", {"counting": 20, "geometry": 20})
 
     def evaluated(self, model: str, right: dict[str, int], items: str = "i", md5: str = "") -> None:

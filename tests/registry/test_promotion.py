@@ -52,6 +52,7 @@ def test_a_version_says_where_it_comes_from_and_holds_no_pickle(chain: Chain) ->
     client = tracking_store.store(chain.root).client()
     description = client.get_model_version(entry.name, str(entry.version)).description
     assert "| counting (same task) | 60 | 66.7%" in description
+    assert "- train: 100 rows, licence Apache-2.0" in description
     files = [path.name for path in (chain.root / ".othink/mlflow/artifacts").rglob("*") if path.is_file()]
     assert "model.safetensors" in files
     assert "python_model.pkl" not in files

@@ -146,6 +146,16 @@ def test_scores_attach_to_the_model_with_their_dataset(root: Path, project: Any)
     assert found["geometry/strict/accuracy"] == (0.75, "geometry test", "2" * 32)
 
 
+def test_a_data_stage_says_how_many_rows_it_kept(root: Path, project: Any) -> None:
+    told = {"read": 12, "rows": 9, "quarantined": {"picture_unreadable": 2, "no_answer": 1}}
+    project.write("data/counting/provenance.json", {"splits": {"train": told}})
+    project.lock("prepare_data@counting", {}, {"data/counting": "d" * 32 + ".dir"})
+    run_id = tracking.log_from_files(root, "prepare_data@counting")
+    metrics = client(root).get_run(run_id).data.metrics
+    assert metrics == {"train/read": 12, "train/rows": 9, "train/quarantined": 3}
+    assert [file.path for file in client(root).list_artifacts(run_id)] == ["provenance.json"]
+
+
 def test_a_stage_is_found_by_its_outputs_and_logged_again_when_its_run_is_gone(root: Path, project: Any) -> None:
     assert tracking.find_stage_run(root, STAGE) is None
     trained(project)
@@ -191,6 +201,18 @@ def test_runs_of_a_killed_process_are_closed_by_the_next(root: Path) -> None:
     assert client(root).get_run(killed).info.status == "RUNNING"
     with tracking.pipeline_run(root, {}, {}):
         assert client(root).get_run(killed).info.status == "KILLED"
+
+
+def test_a_pipeline_run_points_at_the_runs_that_made_what_was_cached(root: Path, project: Any) -> None:
+    trained(project)
+    made = str(tracking.log_from_files(root, STAGE))
+    with tracking.pipeline_run(root, {}, {}) as run:
+        run.point_at(STAGE, made)
+    parent = client(root).get_run(run.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["othink.run.train/grpo_d-counting"] == made
+    assert f"| {STAGE} | cached | [{made[:8]}]" in parent.data.tags["mlflow.note.content"]
+    assert not list((root / ".othink/mlflow/open").iterdir())
 
 
 # --- MLflow away ----------------------------------------------------------------------------------------------------
