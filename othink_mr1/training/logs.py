@@ -6,6 +6,7 @@ Nothing that another step depends on may hold a time; so the two are apart.
 import csv
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class LogFile(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(state.log_history[-1]) + "\n")
+            file.write(json.dumps({**state.log_history[-1], "time": time.time()}) + "\n")
 
 
 def write_curves(history: list[dict[str, Any]], path: Path) -> None:
