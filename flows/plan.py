@@ -67,7 +67,8 @@ def read_graph(root: Path) -> dict[str, Node]:
 
     locked = _locked_stages(root)
     try:
-        with contextlib.closing(Repo(str(root))) as repo:
+        # From a sub-folder DVC would name stages and paths relative to that.
+        with contextlib.chdir(root), contextlib.closing(Repo(str(root))) as repo:
             stages = {stage.addressing: stage for stage in repo.index.stages}
             upstream = {
                 stage.addressing: tuple(sorted(other.addressing for other in repo.index.graph.successors(stage)))
