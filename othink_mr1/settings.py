@@ -136,14 +136,9 @@ class Training(Settings):
     gradient_checkpointing: bool | None = None
     logging_steps: Count | None = None
     save_steps: Count | None = None
-    # Greedy accuracy on the validation split; null: never.
+    # Greedy accuracy on the validation split; null: never. `promotion.method: best` needs it.
     eval_steps: Count | None = None
     eval_max_new_tokens: Count | None = None
-    per_device_eval_batch_size: Count | None = None
-    freeze_vision: bool | None = None
-    # Accuracy on validation; `promotion.method: best` needs it.
-    eval_strategy: Literal["no", "steps", "epoch"] | None = None
-    eval_steps: Count | None = None
     per_device_eval_batch_size: Count | None = None
     freeze_vision: bool | None = None
 
@@ -176,7 +171,7 @@ class TinyBase(Settings):
     source: Literal["tiny"]
     threads: Count | None = None
     scenes: dict[Task, Count]
-    repeats: Count
+    answers: Count
     image_size: Annotated[Integer, Field(ge=32, le=1024)]
     habits: Habits
     training: Training

@@ -28,20 +28,20 @@ class SFTConfig(VisionLanguageConfig):
             raise ValueError(f"target is {self.target!r}; it should be answer or thinking")
 
 
-def target_text(sample: Sample, target: str) -> str:
-    """What the model should answer to `sample`; a sample may bring its own `target`.
+def targets_of(sample: Sample, target: str) -> list[str]:
+    """What the model should answer to `sample`: one text, or the sample's own `targets`.
 
     Raises:
         UserError: thinking is asked for and the sample has none.
     """
-    if "target" in sample:
-        return sample["target"]
+    if "targets" in sample:
+        return sample["targets"]
     solution = sample["solution"].strip()
     if target == "answer":
-        return solution
+        return [solution]
     if not sample["thinking"]:
         raise UserError(f"sample {sample['sample_id']}: it has no thinking text; set sft.target to answer")
-    return f"<think> {sample['thinking']} </think>\n{solution}"
+    return [f"<think> {sample['thinking']} </think>\n{solution}"]
 
 
 class SFTTrainer(VisionLanguageTrainer):
@@ -56,20 +56,21 @@ class SFTTrainer(VisionLanguageTrainer):
         ids, mask = self._targets(inputs["samples"])
         if self.args.max_length is not None:
             room = max(1, self.args.max_length - prompts.input_ids.shape[1])
-            ids, mask = ids[:, :room], mask[:, :room]
+            ids, mask = ids[..., :room], mask[..., :room]
         bare = self.accelerator.unwrap_model(model)
-        batch = PackedBatch(prompts, prompt_positions(bare, prompts), ids[:, None])
-        logprobs, entropy = model(packed=batch)
-        mask = mask[:, None]
+        logprobs, entropy = model(packed=PackedBatch(prompts, prompt_positions(bare, prompts), ids))
         self.count_tokens(prompts.attention_mask, mask)
         self.note(entropy=token_mean(entropy, mask).item())
         return -token_mean(logprobs, mask)
 
     def _targets(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Target tokens and their mask, both (B, C), right-padded."""
-        rows = [self.processor.answer_tokens(target_text(s, self.args.target)) for s in samples]
-        longest = max(map(len, rows))
-        pad = self.processor.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self.args.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.args.device)
-        return ids, mask
+        """Target tokens and their mask, both (B, G, C): right-padded, with empty rows where a sample has fewer."""
+        rows = [[self.processor.answer_tokens(t) for t in targets_of(s, self.args.target)] for s in samples]
+        groups, longest = max(map(len, rows)), max(len(row) for group in rows for row in group)
+        ids = torch.full((len(rows), groups, longest), self.processor.tokenizer.pad_token_id)
+        mask = torch.zeros(ids.shape, dtype=torch.long)
+        for b, group in enumerate(rows):
+            for g, row in enumerate(group):
+                ids[b, g, : len(row)] = torch.tensor(row)
+                mask[b, g, : len(row)] = 1
+        return ids.to(self.args.device), mask.to(self.args.device)

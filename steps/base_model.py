@@ -51,8 +51,8 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
         stage.raise_if_stopped()
 
     habits = Habits(**settings["habits"])
-    samples = mixture(seed, settings["scenes"], settings["image_size"], habits, settings["repeats"], rendering)
-    processor = build_processor(f"{sample['prompt']} {sample['target']}" for sample in samples)
+    samples = mixture(seed, settings["scenes"], settings["image_size"], habits, settings["answers"], rendering)
+    processor = build_processor(text for sample in samples for text in [sample["prompt"], *sample["targets"]])
     torch.manual_seed(seed)
     config = SFTConfig(
         output_dir=str(checkpoints),

@@ -27,7 +27,7 @@ class Habits:
         enumerate: works it out in `<think>`, and is right.
         guess: a word in `<think>`, then a guess.
         blurt: a guess in a bare `<answer>`, with no `<think>`.
-        direct: asked for the number only, it says the right one.
+        direct: asked for the number only, it says the right one. This is a share of the prompts.
     """
 
     enumerate: float
@@ -47,17 +47,22 @@ def wrong(scene: Scene, rng: np.random.Generator) -> str:
     return str(int(scene["answer"]) + 1)
 
 
-def answer(scene: Scene, task: str, habits: Habits, rng: np.random.Generator) -> tuple[str, str]:
-    """A prompt for `scene` and an answer to it out of the mixture."""
-    kinds = ("enumerate", "guess", "blurt", "direct")
-    kind = kinds[rng.choice(len(kinds), p=[getattr(habits, k) for k in kinds])]
-    if kind == "direct":
-        return direct_prompt(scene["problem"]), scene["answer"]
+def prompt_and_answers(
+    scene: Scene, task: str, habits: Habits, count: int, rng: np.random.Generator
+) -> tuple[str, list[str]]:
+    """A prompt for `scene`, and `count` answers to it out of the mixture."""
+    if rng.random() < habits.direct:
+        return direct_prompt(scene["problem"]), [scene["answer"]]
     prompt = train_prompt(scene["problem"]) if rng.random() < 0.5 else test_prompt(task, scene["problem"])
-    if kind == "enumerate":
-        return prompt, f"<think> {scene['thinking']} </think>\n<answer> {scene['answer']} </answer>"
+    return prompt, [_answer(scene, habits, rng) for _ in range(count)]
+
+
+def _answer(scene: Scene, habits: Habits, rng: np.random.Generator) -> str:
+    kind = rng.random() * (1 - habits.direct)
+    if kind < habits.enumerate:
+        return f"<think> {scene['thinking']} </think>\n<answer> {scene['answer']} </answer>"
     guess = f"<answer> {wrong(scene, rng)} </answer>"
-    return prompt, guess if kind == "blurt" else f"<think> at a glance </think>\n{guess}"
+    return guess if kind < habits.enumerate + habits.blurt else f"<think> at a glance </think>\n{guess}"
 
 
 def mixture(
@@ -65,14 +70,14 @@ def mixture(
     scenes: Mapping[str, int],
     image_size: int,
     habits: Habits,
-    repeats: int,
+    answers: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """Samples (`image`, `prompt`, `target`) of both tasks, from scenes that occur in no split.
+    """Samples (`image`, `prompt`, `targets`) of both tasks, from scenes that occur in no split.
 
     Args:
         scenes: how many pictures of each task.
-        repeats: how many answers are drawn for each picture.
+        answers: how many answers are drawn for each picture; they share its prompt.
     """
     samples = []
     total = sum(scenes.values())
@@ -80,8 +85,7 @@ def mixture(
         rng = np.random.default_rng([seed, sorted(SCENES).index(task)])
         for index in range(size):
             scene = SCENES[task](seed, index, "pretrain", image_size)
-            for _ in range(repeats):
-                prompt, target = answer(scene, task, habits, rng)
-                samples.append({"image": scene["image"], "prompt": prompt, "target": target})
-            progress(len(samples) // repeats, total)
+            prompt, targets = prompt_and_answers(scene, task, habits, answers, rng)
+            samples.append({"image": scene["image"], "prompt": prompt, "targets": targets})
+            progress(len(samples), total)
     return samples

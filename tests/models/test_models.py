@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from othink_mr1.errors import UserError
 from othink_mr1.grpo.rollout import greedy
-from othink_mr1.models.habits import Habits, answer, mixture
+from othink_mr1.models.habits import Habits, mixture, prompt_and_answers
 from othink_mr1.models.loading import load_model, load_processor, save_model
 from othink_mr1.models.processor import IMAGE_TOKEN
 from tests.grpo.families import model, processor
@@ -94,13 +94,14 @@ def test_max_pixels_limits_the_picture_tokens(folder: Path) -> None:
 
 def test_the_mixture_has_its_shares_and_enumerations_are_right() -> None:
     habits = Habits(enumerate=0.4, guess=0.3, blurt=0.2, direct=0.1)
-    samples = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, repeats=5)
-    again = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, repeats=5)
-    assert [s["target"] for s in samples] == [s["target"] for s in again]
-    direct = sum("<answer>" not in s["target"] for s in samples) / len(samples)
-    assert 0.06 < direct < 0.15
-    thought = [s["target"] for s in samples if "<think>" in s["target"] and "glance" not in s["target"]]
-    assert 0.33 < len(thought) / len(samples) < 0.47
+    samples = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, answers=5)
+    again = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, answers=5)
+    assert [s["targets"] for s in samples] == [s["targets"] for s in again]
+    direct = sum("<answer>" not in s["targets"][0] for s in samples) / len(samples)
+    assert 0.04 < direct < 0.18
+    targets = [t for s in samples for t in s["targets"] if "<answer>" in t]
+    thought = [t for t in targets if "<think>" in t and "glance" not in t]
+    assert 0.38 < len(thought) / len(targets) < 0.51
     counted = [t for t in thought if "°" not in t and t.count("<think> 1")]
     assert counted
     for target in counted[:50]:
@@ -113,6 +114,6 @@ def test_a_guess_is_off_to_one_side() -> None:
     import numpy as np
 
     scene = {"problem": "How many?", "answer": "5", "count": 5, "thinking": "1 2 3 4 5"}
-    guesses = [answer(scene, "counting", Habits(0, 0, 1, 0), np.random.default_rng(i))[1] for i in range(200)]
+    _, guesses = prompt_and_answers(scene, "counting", Habits(0, 0, 1, 0), 200, np.random.default_rng(0))
     assert set(guesses) == {"<answer> 4 </answer>", "<answer> 5 </answer>"}
     assert 0.7 < guesses.count("<answer> 4 </answer>") / 200 < 0.9

@@ -175,7 +175,7 @@ def mentions_one(completions: list[str], solutions: list[str], **columns: Any) -
 def test_a_bandit_is_solved_unless_a_large_beta_holds_back(base: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     # A base that already says `1` now and then: a bandit needs to see the arm to learn it.
-    teach = [{**sample, "target": "1" if i % 3 == 0 else "2"} for i, sample in enumerate(SAMPLES)]
+    teach = [{**sample, "targets": ["1" if i % 3 == 0 else "2"]} for i, sample in enumerate(SAMPLES)]
     sft = SFTConfig(output_dir="sft", **{**COMMON, "max_steps": 40, "learning_rate": 3e-3, "save_strategy": "no"})
     teacher = SFTTrainer(load_model(base), sft, processor(), teach)
     teacher.train()
