@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import lockfile
 from flows.project import step_environment
-from flows.run_lock import Run, keep_lockfile
+from flows.run_lock import Run
 from othink_mr1 import processes, stages
 from othink_mr1.errors import UserError
 
@@ -107,7 +108,7 @@ def run_stage(
     if reason:
         raise StageInterruptedError(f"{name}: {reason}", again=False)
     if child.returncode == 0:
-        keep_lockfile(root)
+        lockfile.keep(root, name)
         return _outcome(log, fresh)
     raise _failure(name, log, fresh, child.returncode)
 

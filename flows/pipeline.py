@@ -23,7 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import acts
 from flows.board import Board
-from flows.execute import StageFailedError, StageInterruptedError
+from flows.execute import GRACE, StageFailedError, StageInterruptedError
 from flows.machine import Slots
 from flows.plan import CACHED, OUTSIDE
 from flows.project import find_root
@@ -131,7 +131,8 @@ class Conductor:
             persist_result=False,
             retries=request.settings.flow.retries,
             retry_delay_seconds=request.settings.flow.retry_delay_seconds,
-            retry_condition_fn=self._may_retry,
+            # A plain function: Prefect does not call a bound method here, and then never tries again.
+            retry_condition_fn=lambda _task, _run, state: self._may_retry(state.data),
         )
 
     def step(self, name: str, after: Sequence[Waiting], ended: Sequence[Waiting] = ()) -> Waiting:
@@ -197,11 +198,10 @@ class Conductor:
         self._began[name] = time.monotonic()
         self.board.begin(name)
 
-    def _may_retry(self, _task: Any, _run: Any, state: Any) -> bool:
+    def _may_retry(self, error: Any) -> bool:
         """A user's mistake stays one; what was interrupted or failed otherwise may go better."""
         if self.stop.is_set():
             return False
-        error = state.result(raise_on_failure=False)
         return error.again if isinstance(error, StageFailedError) else not isinstance(error, UserError)
 
 
@@ -213,8 +213,14 @@ def _execute(request: Request, run: Run, board: Board) -> Outcomes:
     with tracking.pipeline_run(root, request.params, tags) as parent:
         conductor = Conductor(request, run, board, parent)
         with stopping(conductor.stop):
-            chain(conductor.step, conductor.step)
-            wait(conductor.futures)
+            try:
+                chain(conductor.step, conductor.step)
+                wait(conductor.futures)
+            except BaseException:
+                # Stopped: the steps save what they have before MLflow's run is closed over them.
+                conductor.stop.set()
+                wait(conductor.futures, timeout=2 * GRACE)
+                raise
         outcomes = _in_order(conductor)
         _remember_runs(root, outcomes)
         bad = [entry for entry in outcomes.values() if entry["outcome"] in ("failed", "interrupted")]

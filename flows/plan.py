@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from othink_mr1 import config
+from flows import lockfile
 from othink_mr1.errors import UserError
 from othink_mr1.settings import TASKS
 
@@ -65,7 +65,7 @@ def read_graph(root: Path) -> dict[str, Node]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    locked = _locked_stages(root)
+    locked = lockfile.read(root)
     try:
         # From a sub-folder DVC would name stages and paths relative to that.
         with contextlib.chdir(root), contextlib.closing(Repo(str(root))) as repo:
@@ -291,15 +291,3 @@ def _sorted(upstream: Mapping[str, tuple[str, ...]]) -> list[str]:
     for name in upstream:
         visit(name)
     return order
-
-
-def _locked_stages(root: Path) -> dict[str, Any]:
-    try:
-        text = (root / "dvc.lock").read_text()
-    except FileNotFoundError:
-        return {}
-    try:
-        # DVC writes 3e-05, which PyYAML alone would read as a text.
-        return dict(config.parse_yaml(text)["stages"])
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise UserError("dvc.lock cannot be read: restore it with `git checkout dvc.lock`, or delete it") from None

@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from flows import lockfile
 from othink_mr1 import processes, stages
 from othink_mr1.errors import UserError
 
 # Seconds that a step left behind gets to write its checkpoint.
 GRACE = float(os.environ.get("OTHINK_GRACE", "30"))
-_LOCK, _RUNS, _GOOD_LOCKFILE = Path("run.lock"), Path("runs"), Path("dvc.lock.whole")
+_LOCK, _RUNS = Path("run.lock"), Path("runs")
 
 
 class Run:
@@ -124,17 +123,8 @@ def repair_dvc(root: Path) -> None:
                 stages.write_whole(path, json.dumps(kept))
         except (ValueError, AttributeError, TypeError, KeyError):
             path.unlink()
-    lockfile, good = root / "dvc.lock", root / stages.WORK / _GOOD_LOCKFILE
-    if lockfile.is_file() and good.is_file() and not _is_yaml(lockfile):
+    if lockfile.repair(root):
         print("dvc.lock was cut short by a kill: taking back the last whole one", file=sys.stderr)
-        stages.write_whole(lockfile, good.read_text())
-
-
-def keep_lockfile(root: Path) -> None:
-    """Keep a copy of dvc.lock, which DVC writes in place, while it is whole."""
-    text = (root / "dvc.lock").read_text()
-    if text.startswith("schema:") and text.endswith("\n"):
-        stages.write_whole(root / stages.WORK / _GOOD_LOCKFILE, text)
 
 
 def _take(descriptor: int, root: Path) -> None:
@@ -193,11 +183,3 @@ def _living_entries(paths: dict[str, Any]) -> dict[str, Any]:
 
 def _is_living_dvc(pid: int) -> bool:
     return processes.find(pid) is not None and any("dvc" in part for part in processes.command_line(pid))
-
-
-def _is_yaml(path: Path) -> bool:
-    try:
-        content = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return False
-    return isinstance(content, dict) and "stages" in content

@@ -23,7 +23,7 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 
-from flows import request
+from flows import lockfile, request
 from flows.execute import StageFailedError, Watch, run_stage
 from flows.project import find_root
 from flows.run_lock import Run
@@ -81,7 +81,8 @@ def run_mirrored(job: Job, run: Run, stop: threading.Event, environment: dict[st
 
 def point_at_run(job: Job, outcome: str) -> Done:
     """The MLflow run that made what the stage has; where it is gone the stage is logged again from its files."""
-    run_id = tracking.find_stage_run(job.root, job.name)
+    made = lockfile.digests(job.root, job.name)
+    run_id = tracking.find_stage_run(job.root, job.name, made.outputs) if made is not None else None
     if run_id is None:
         settings = request.stage_params(job.name, job.params)
         run_id = tracking.log_from_files(job.root, job.name, job.parent_run_id, settings)
@@ -208,7 +209,8 @@ class _Mirror:
         if self._mirror is None:
             self._open()  # it was over before the first look
         if self._mirror is not None:
-            self._mirror.finish(state)
+            outputs = lockfile.digests(self._job.root, self._job.name) if state == "done" else None
+            self._mirror.finish(state, outputs)
 
     def _open(self) -> bool:
         status = stages.read_status(self._job.name, self._job.root) or {}
