@@ -80,5 +80,8 @@ def test_dvc_alone_agrees(clone: Path, first: dict) -> None:
 def test_another_kl_weight_runs_grpo_d_and_what_follows(clone: Path, first: dict) -> None:
     done = othink(clone, "run", "--profile", "smoke", "--set", "grpo_d.beta_max=0.2", "--json")
     assert done.returncode == 0, done.stderr
-    followers = {f"{step}@grpo_d-{task}" for step in ("train", "evaluate") for task in TASKS}
-    assert ran(json.loads(done.stdout)) == {"resolve", "tables", *followers}
+    trained = {f"train@grpo_d-{task}" for task in TASKS}
+    # Two steps of training may end with the same weights: then nothing that follows has to run.
+    follow = {"tables", *(f"evaluate@grpo_d-{task}" for task in TASKS)}
+    found = ran(json.loads(done.stdout))
+    assert {"resolve", *trained} <= found <= {"resolve", *trained, *follow}
