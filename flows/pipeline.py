@@ -30,7 +30,7 @@ from flows.project import find_root
 from flows.request import Request, prepare
 from flows.run_lock import Run, running
 from flows.stage import Done, Job, point_at_run, run_in_pool, run_mirrored, stopping, time_limit
-from othink_mr1 import config, stages, tracking
+from othink_mr1 import config, dvc_lock, stages, tracking
 from othink_mr1.errors import UserError
 from othink_mr1.settings import METHODS, TASKS
 
@@ -123,6 +123,8 @@ class Conductor:
         self.futures: list[PrefectFuture[None]] = []
         self._promotions = acts.Promotions()
         self._began: dict[str, float] = {}
+        # Read once: with code files as dependencies it is a long file.
+        self._locked = dvc_lock.read_stages(request.root)
         self._task = Task(
             fn=self._run_step,
             name="step",
@@ -172,7 +174,7 @@ class Conductor:
         limit = time_limit(settings.flow.time_limit, name)
         job = Job(self.request.root, name, self.request.params, self.parent.run_id, self.request.force, limit)
         if self.request.steps[name].action == CACHED:
-            done = point_at_run(job, "cached")
+            done = point_at_run(job, "cached", self._locked.get(name))
         else:
             done = self._run(job, settings.pools.get(name.partition("@")[0]))
         if done.outcome != "ran" and done.run_id:

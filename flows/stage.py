@@ -28,6 +28,7 @@ from flows.execute import StageFailedError, Watch, run_stage
 from flows.project import find_root
 from flows.run_lock import Run
 from othink_mr1 import config, stages, tracking
+from othink_mr1.dvc_lock import StageDigests
 from othink_mr1.errors import UserError
 
 # Seconds between two looks at a step's log for MLflow.
@@ -79,9 +80,15 @@ def run_mirrored(job: Job, run: Run, stop: threading.Event, environment: dict[st
     return _linked(job, outcome, mirror.run_id)
 
 
-def point_at_run(job: Job, outcome: str) -> Done:
-    """The MLflow run that made what the stage has; where it is gone the stage is logged again from its files."""
-    made = lockfile.digests(job.root, job.name)
+def point_at_run(job: Job, outcome: str, made: StageDigests | None = None) -> Done:
+    """The MLflow run that made what the stage has; where it is gone the stage is logged again from its files.
+
+    Args:
+        job: the stage.
+        outcome: how it ended.
+        made: what dvc.lock holds of the stage, where that was read already.
+    """
+    made = made or lockfile.digests(job.root, job.name)
     run_id = tracking.find_stage_run(job.root, job.name, made.outputs) if made is not None else None
     if run_id is None:
         settings = request.stage_params(job.name, job.params)
