@@ -40,13 +40,14 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     from othink_mr1.models.loading import load_model, load_processor
     from othink_mr1.training.run import Outputs, checkpoint_folder, prepare_torch, run
     from othink_mr1.training.trainer import VisionLanguageTrainer
+    from othink_mr1.training.validation import greedy_accuracy
 
     if method == "sft":
         from othink_mr1.sft import SFTConfig as Config
         from othink_mr1.sft import SFTTrainer as Trainer
     else:
         from othink_mr1.grpo.config import GRPODConfig as Config
-        from othink_mr1.grpo.trainer import GRPODTrainer as Trainer
+        from othink_mr1.grpo.trainer import GRPODTrainer as Trainer  # type: ignore[assignment]
 
     prepare_torch(threads)
     data, base = Path("data") / task, Path("models/base")
@@ -66,7 +67,7 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     processor = load_processor(base)
 
     def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
-        return Trainer(load_model(base), config, processor, train, validation, callbacks)
+        return Trainer(load_model(base), config, processor, train, validation, callbacks, greedy_accuracy)
 
     run(make_trainer, checkpoints, Outputs(f"{method}-{task}"), stage)
 

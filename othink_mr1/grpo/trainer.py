@@ -19,7 +19,8 @@ from othink_mr1.grpo.rollout import Rollout, completions, generate, noise
 from othink_mr1.grpo.shared_prefix import PackedBatch, install, token_mean
 from othink_mr1.models.processor import Processor, PromptBatch
 from othink_mr1.rewards import call_reward, load_reward, reward_name
-from othink_mr1.training.trainer import Sample, VisionLanguageTrainer
+from othink_mr1.training.trainer import Sample, Validate, VisionLanguageTrainer
+from othink_mr1.training.validation import greedy_accuracy
 
 
 class GRPODTrainer(VisionLanguageTrainer):
@@ -43,12 +44,13 @@ class GRPODTrainer(VisionLanguageTrainer):
         train_samples: Sequence[Sample],
         validation_samples: Sequence[Sample] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        validate: Validate = greedy_accuracy,
     ) -> None:
         self.kl_schedule = args.kl
         self.rewards = [(reward_name(name), load_reward(name)) for name in args.reward_funcs]
         # beta is never above beta_max: where that is 0 no reference is needed at all.
         self.reference = copy.deepcopy(model).eval().requires_grad_(False) if args.beta_max > 0 else None
-        super().__init__(model, args, processor, train_samples, validation_samples, callbacks)
+        super().__init__(model, args, processor, train_samples, validation_samples, callbacks, validate)
         if self.reference is not None:
             install(self.reference)
             self.reference.to(args.device)

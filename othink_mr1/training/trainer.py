@@ -13,15 +13,15 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from othink_mr1.answers import format_ok, is_correct
-from othink_mr1.grpo.rollout import greedy
 from othink_mr1.grpo.shared_prefix import install, ordinary_attention
 from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
-from othink_mr1.prompts import test_prompt, train_prompt
+from othink_mr1.prompts import train_prompt
 from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
+# model, processor, samples, batch size, longest completion -> metrics
+Validate = Callable[[PreTrainedModel, Processor, Sequence[Sample], int, int], dict[str, float]]
 
 
 class Numbered(torch.utils.data.Dataset[Sample]):
@@ -50,7 +50,7 @@ class Collator:
 
 
 class VisionLanguageTrainer(Trainer):
-    """Trains on samples (dicts with `image`, `problem`, ...) and validates by greedy accuracy.
+    """Trains on samples (dicts with `image`, `problem`, ...) and validates with `validate`.
 
     Checkpoints are written beside and renamed: a folder `checkpoint-N` is always whole.
     """
@@ -65,6 +65,7 @@ class VisionLanguageTrainer(Trainer):
         train_samples: Sequence[Sample],
         validation_samples: Sequence[Sample] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        validate: Validate | None = None,
     ) -> None:
         if args.freeze_vision:
             model.model.visual.requires_grad_(False)
@@ -80,6 +81,7 @@ class VisionLanguageTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.processor = processor
+        self.validate = validate
         # Losses here are means already; the Trainer divides them by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self._buffer: dict[str, list[float]] = defaultdict(list)
@@ -107,25 +109,12 @@ class VisionLanguageTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Greedy accuracy and format on the validation samples, by the strict reading (Figures 1 and 5)."""
+        """What `validate` says of the model as it is now."""
+        assert self.validate is not None, "validation needs a `validate` function"
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        samples = self.eval_dataset
-        correct = formatted = 0
-        size = self.args.per_device_eval_batch_size
-        for start in range(0, len(samples), size):
-            batch = [samples[i] for i in range(start, min(start + size, len(samples)))]
-            done = greedy(
-                model,
-                self.processor,
-                [s["image"] for s in batch],
-                [test_prompt(s["task"], s["problem"]) for s in batch],
-                self.args.eval_max_new_tokens,
-            )
-            for sample, completion in zip(batch, done, strict=True):
-                correct += is_correct(completion.text, sample["solution"], sample["task"], "strict")
-                formatted += format_ok(completion.text)
-        metrics = {"eval_accuracy": correct / len(samples), "eval_format": formatted / len(samples)}
+        size, length = self.args.per_device_eval_batch_size, self.args.eval_max_new_tokens
+        metrics = self.validate(model, self.processor, self.eval_dataset, size, length)
         self.log(dict(metrics))
         self._step_started = time.perf_counter()
         return metrics

@@ -15,6 +15,7 @@ from othink_mr1.grpo.trainer import GRPODTrainer
 from othink_mr1.models.loading import load_model
 from othink_mr1.sft import SFTConfig, SFTTrainer
 from othink_mr1.training.run import Outputs, checkpoint_folder, run
+from othink_mr1.training.validation import greedy_accuracy
 from tests.grpo.families import model, pictures, processor
 
 SAMPLES = [
@@ -92,7 +93,9 @@ class Reporter:
 def trainer_of(kind: str, base: Path, checkpoints: Path, **changes: Any) -> Callable[..., Any]:
     if kind == "sft":
         config: Any = SFTConfig(output_dir=str(checkpoints), **{**COMMON, **changes})
-        return lambda callbacks: SFTTrainer(load_model(base), config, processor(), SAMPLES, SAMPLES[:2], callbacks)
+        return lambda callbacks: SFTTrainer(
+            load_model(base), config, processor(), SAMPLES, SAMPLES[:2], callbacks, greedy_accuracy
+        )
     config = GRPODConfig(output_dir=str(checkpoints), **{**COMMON, **GRPO, **changes})
     return lambda callbacks: GRPODTrainer(load_model(base), config, processor(), SAMPLES, SAMPLES[:2], callbacks)
 
