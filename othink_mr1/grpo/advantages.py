@@ -15,6 +15,11 @@ def group_advantages(rewards: torch.Tensor) -> torch.Tensor:
     Returns:
         (B, G); zero in a group where all rewards are equal.
     """
-    mean = rewards.mean(1, keepdim=True)
-    std = rewards.std(1, keepdim=True)
-    return (rewards - mean) / (std + EPSILON)
+    centred = centre(rewards)
+    return centred / (centred.std(1, keepdim=True) + EPSILON)
+
+
+def centre(rewards: torch.Tensor) -> torch.Tensor:
+    """`r - mean` within each group, and exactly zero where all are equal, whatever the rounding of the mean."""
+    shifted = rewards - rewards[:, :1]
+    return shifted - shifted.mean(1, keepdim=True)

@@ -4,13 +4,14 @@ import torch
 
 from othink_mr1.grpo.shared_prefix import token_mean
 
-# exp(20) is 5e8: a token that far from the reference is pulled back hard enough, and k3 cannot overflow.
+# exp(20) is 5e8. A token that the reference likes so much more than the policy that sampled it gets no pull beyond:
+# exp would overflow, and one token would be the whole gradient.
 MAX_LOG_RATIO = 20.0
 
 
 def k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
     """Eq. 5 for each token: `pi_ref / pi - log(pi_ref / pi) - 1`, never negative."""
-    log_ratio = (ref_logprobs - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_ratio = (ref_logprobs - logprobs).clamp(max=MAX_LOG_RATIO)
     return log_ratio.expm1() - log_ratio
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from othink_mr1.grpo.advantages import group_advantages
+from othink_mr1.grpo.advantages import centre, group_advantages
 from othink_mr1.grpo.config import GRPODConfig
 from othink_mr1.grpo.loss import grpo_loss
 from othink_mr1.grpo.rollout import Rollout, completions, generate, noise
@@ -115,7 +115,7 @@ class GRPODTrainer(VisionLanguageTrainer):
             self.note(**{f"rewards/{name}/mean": values.mean().item()})
             total += weight * values
         grouped = total.view(-1, groups)
-        std = grouped.std(1)
+        std = centre(grouped).std(1)
         self.note(
             reward=grouped.mean().item(),
             reward_std=std.mean().item(),

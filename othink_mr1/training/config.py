@@ -12,9 +12,8 @@ class VisionLanguageConfig(TrainingArguments):
     eval_max_new_tokens: int = field(default=256, metadata={"help": "the longest completion at validation, in tokens"})
     freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
 
-    def __post_init__(self) -> None:
-        # Trainers take samples as they are: columns that the model does not know belong to rewards and targets.
-        self.remove_unused_columns = False
-        self.report_to = "none"  # log.jsonl is the record; whoever wants it elsewhere mirrors the file
-        self.disable_tqdm = True
-        super().__post_init__()
+    # Samples come as they are: columns that the model does not know belong to rewards and targets.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "leave it False"})
+    # log.jsonl is the record; whoever wants it elsewhere mirrors the file.
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "as in TrainingArguments"})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "as in TrainingArguments"})

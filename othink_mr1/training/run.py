@@ -1,15 +1,18 @@
 """One training run from its last checkpoint to its saved model."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy
 import torch
 import transformers
 
@@ -63,20 +66,21 @@ def fingerprint(settings: Any, inputs: Iterable[Path]) -> str:
 
     The code is that of every module of this project that is loaded: call it after the imports.
     """
-    modules = {
-        name: hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+    files = {
+        name: str(module.__file__)
         for name, module in sorted(sys.modules.items())
-        if name.partition(".")[0] in ("othink_mr1", "steps") and module.__file__
+        if name.partition(".")[0] in ("othink_mr1", "steps", "__main__") and getattr(module, "__file__", None)
     }
     content = {
-        "modules": modules,
+        "code": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()},
         "settings": settings,
         "inputs": {
             str(p): folder_digest(p) if p.is_dir() else hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs
         },
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": [torch.__version__, transformers.__version__, numpy.__version__],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -105,18 +109,46 @@ def run(
     checkpoint = last_checkpoint(checkpoints)
     if checkpoint:
         print(f"going on from {checkpoint}", flush=True)
-    try:
+    with full_disk_named(checkpoints):
         trainer.train(resume_from_checkpoint=checkpoint)
-    except RuntimeError as error:
-        # torch's own writer turns a full disk into a RuntimeError without an errno.
-        if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
-            raise
-        raise UserError(f"{checkpoints}: a checkpoint could not be written; is the disk full?") from error
+        if not watch.stopped:
+            save_whole(trainer, outputs.model)
+            write_curves(trainer.state.log_history, outputs.curves)
     if watch.stopped:
         reporter.raise_if_stopped()
-    save_whole(trainer, outputs.model)
-    write_curves(trainer.state.log_history, outputs.curves)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    _remove_with_siblings(checkpoints)
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the several ways in which torch and safetensors say that the disk is full into one line.
+
+    Raises:
+        UserError: something could not be written in or near `folder`.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors has an exception of its own, and torch's writer raises RuntimeError with a line of C++.
+        full |= type(error).__name__ == "SafetensorError" and "o space left" in text
+        full |= "inline_container" in text or "PytorchStreamWriter" in text
+        if not full:
+            raise
+        reason = text.splitlines()[0][:80]
+        raise UserError(
+            f"{folder}: a checkpoint or model could not be written ({reason}): free some space and run again; "
+            "the last whole checkpoint is kept"
+        ) from error
+
+
+def _remove_with_siblings(checkpoints: Path) -> None:
+    """A stage that ended well needs neither its checkpoints nor those of its earlier settings."""
+    stage = checkpoints.name.rpartition("-")[0]
+    for folder in checkpoints.parent.glob(f"{stage}-*"):
+        if folder.name.rpartition("-")[0] == stage:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What SFT and GRPO share: a `transformers.Trainer` whose checkpoints are whole or absent, and whose batches are
 pictures and questions."""
 
+import json
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ from othink_mr1.prompts import train_prompt
 from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
+_BETWEEN = "between_logs.json"
 # model, processor, samples, batch size, longest completion -> metrics
 Validate = Callable[[PreTrainedModel, Processor, Sequence[Sample], int, int], dict[str, float]]
 
@@ -86,7 +88,14 @@ class VisionLanguageTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._buffer: dict[str, list[float]] = defaultdict(list)
         self._saving_to: str | None = None
-        self._step_started = time.perf_counter()
+        self._resumed_from: str | None = None
+        self._log_started, self._logged_before = time.perf_counter(), 0
+        self.add_callback(_GoOnBetweenLogs(self))
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Trains from the start or from a checkpoint's folder; see `transformers.Trainer.train`."""
+        self._resumed_from = resume_from_checkpoint
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def count_tokens(self, *masks: torch.Tensor) -> None:
         """Adds to `num_tokens`, the tokens seen so far; the Trainer's state carries the sum through a resume."""
@@ -100,11 +109,12 @@ class VisionLanguageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             now = time.perf_counter()
+            steps = max(1, self.state.global_step - self._logged_before)
             logs = {**logs, **{name: sum(v) / len(v) for name, v in self._buffer.items()}}
             logs["num_tokens"] = self.state.num_input_tokens_seen
-            logs["step_time"] = now - self._step_started
+            logs["step_time"] = (now - self._log_started) / steps
             self._buffer.clear()
-            self._step_started = now
+            self._log_started, self._logged_before = now, self.state.global_step
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -113,10 +123,11 @@ class VisionLanguageTrainer(Trainer):
         assert self.validate is not None, "validation needs a `validate` function"
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
+        began = time.perf_counter()
         size, length = self.args.per_device_eval_batch_size, self.args.eval_max_new_tokens
         metrics = self.validate(model, self.processor, self.eval_dataset, size, length)
         self.log(dict(metrics))
-        self._step_started = time.perf_counter()
+        self._log_started += time.perf_counter() - began
         return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -128,6 +139,18 @@ class VisionLanguageTrainer(Trainer):
         # Trainer's own loading does not, and goes on with whatever weights it has, with no more than a warning.
         saved = load_model(resume_from_checkpoint, device="cpu")
         (model or self.model).load_state_dict(saved.state_dict(), strict=True)
+
+    def _between_logs(self) -> dict[str, Any]:
+        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "buffer": self._buffer}
+
+    def _go_on_between_logs(self) -> None:
+        self._log_started, self._logged_before = time.perf_counter(), self.state.global_step
+        if self._resumed_from is None:
+            return
+        saved = json.loads((Path(self._resumed_from) / _BETWEEN).read_text(encoding="utf-8"))
+        self._tr_loss.fill_(saved["loss"])
+        self._globalstep_last_logged = saved["logged"]
+        self._buffer.update(saved["buffer"])
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._saving_to or super()._get_output_dir(trial)
@@ -143,10 +166,21 @@ class VisionLanguageTrainer(Trainer):
         finally:
             self._saving_to = None
         if self.args.should_save:
+            (unfinished / name / _BETWEEN).write_text(json.dumps(self._between_logs()), encoding="utf-8")
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(unfinished / name, folder / name)
             shutil.rmtree(unfinished, ignore_errors=True)
             rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+
+class _GoOnBetweenLogs(TrainerCallback):
+    """Takes up the sums of a log that a checkpoint fell into the middle of; the Trainer would begin them anew."""
+
+    def __init__(self, trainer: VisionLanguageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._go_on_between_logs()
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -161,16 +195,17 @@ class StopAndReport(TrainerCallback):
         self.report = report
         self.stop_requested = stop_requested
         self.stopped = False
+        self._metrics = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.report(state.global_step, state.max_steps, "")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         shown = [(name, (logs or {}).get(name)) for name in ("reward", "beta", "loss", "eval_accuracy")]
-        text = "  ".join(f"{name} {value:.3g}" for name, value in shown if value is not None)
-        self.report(state.global_step, state.max_steps, text)
+        self._metrics = "  ".join(f"{name} {value:.3g}" for name, value in shown if value is not None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self.report(state.global_step, state.max_steps, self._metrics)
         if self.stop_requested() and state.global_step < state.max_steps:
             self.stopped = True
             control.should_save = True

@@ -56,7 +56,7 @@ def test_eq_2() -> None:
     rewards = torch.randn(4, 8, dtype=torch.double, generator=torch.Generator().manual_seed(0))
     expected = torch.tensor(slow_advantages(rewards.tolist()), dtype=torch.double)
     torch.testing.assert_close(group_advantages(rewards), expected, rtol=1e-12, atol=1e-12)
-    assert (group_advantages(torch.ones(2, 8)) == 0).all()
+    assert (group_advantages(torch.full((2, 8), 1.3)) == 0).all()
 
 
 def slow_loss(new, old, ref, advantages, lengths, beta, epsilon):
@@ -97,12 +97,15 @@ def test_eq_4_and_5_value_and_gradient(drift: float) -> None:
     assert (stats["clip_ratio/region_mean"] > 0) == (drift > 0)
 
 
-def test_k3_is_bounded_and_never_negative() -> None:
-    far = torch.tensor([-1000.0, 0.0, 1000.0])
-    values = k3(torch.zeros(3), far)
+def test_k3_is_bounded_and_never_negative_and_pulls_towards_the_reference() -> None:
+    policy = torch.zeros(5, requires_grad=True)
+    values = k3(policy, torch.tensor([-1000.0, -25.0, 0.0, 5.0, 1000.0]))
+    (gradient,) = torch.autograd.grad(values.sum(), policy)
     assert torch.isfinite(values).all()
     assert (values >= 0).all()
-    assert values[1] == 0
+    assert values[2] == 0
+    # Down where the policy is above the reference, up where it is below.
+    torch.testing.assert_close(gradient, torch.tensor([1.0, 1.0, 0.0, 1 - math.exp(5.0), 0.0]), rtol=1e-5, atol=0)
 
 
 def test_without_a_reference_there_is_no_kl() -> None:

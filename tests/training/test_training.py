@@ -1,5 +1,7 @@
 """GRPO-D and SFT on a small model: what they learn, what they log, and that a killed run ends with the same bits."""
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -105,13 +107,14 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo_d"])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("accumulation", "logging_steps"), [(1, 1), (2, 3)])
 def test_a_stopped_run_ends_with_the_same_bits(
-    kind: str, accumulation: int, base: Path, tmp_path: Path, monkeypatch
+    kind: str, accumulation: int, logging_steps: int, base: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = {
         "gradient_accumulation_steps": accumulation,
+        "logging_steps": logging_steps,
         "eval_strategy": "steps",
         "eval_steps": 2,
         "eval_max_new_tokens": 4,
@@ -244,3 +247,27 @@ def test_a_changed_setting_or_input_never_resumes_the_wrong_run(tmp_path: Path) 
         torch.set_num_threads(threads)
     data.write_bytes(b"other rows")
     assert checkpoint_folder("train@sft-counting", {"learning_rate": 1e-3}, [data]) != first
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("megabytes", [1, 2, 3])
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
+    megabytes: int, base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not allow mounts")
+    try:
+        with pytest.raises(UserError, match="free some space"):
+            run(trainer_of("sft", base, disk / "train-1"), disk / "train-1", Outputs("model"), Reporter())
+        assert not Outputs("model").model.exists()
+        assert not [
+            p
+            for p in disk.rglob("checkpoint-*")
+            if not (p / "trainer_state.json").exists() and "unfinished" not in p.parts
+        ]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
