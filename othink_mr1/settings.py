@@ -176,6 +176,12 @@ class TinyBase(Settings):
     habits: Habits
     training: Training
 
+    @model_validator(mode="after")
+    def _counts_steps(self) -> "TinyBase":
+        if self.training.max_steps is None:
+            raise ValueError("training.max_steps should be a number; the mixture is made for so many steps")
+        return self
+
 
 class PathBase(Settings):
     """A model folder on this machine."""

@@ -50,8 +50,17 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
         stage.progress(done, total, "drawing scenes")
         stage.raise_if_stopped()
 
-    habits = Habits(**settings["habits"])
-    samples = mixture(seed, settings["scenes"], settings["image_size"], habits, settings["answers"], rendering)
+    training = settings["training"]
+    samples = mixture(
+        seed,
+        settings["scenes"],
+        settings["image_size"],
+        Habits(**settings["habits"]),
+        settings["answers"],
+        training["per_device_train_batch_size"],
+        training["max_steps"],
+        rendering,
+    )
     processor = build_processor(text for sample in samples for text in [sample["prompt"], *sample["targets"]])
     torch.manual_seed(seed)
     config = SFTConfig(
@@ -60,7 +69,8 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         save_total_limit=2,
-        **settings["training"],
+        train_sampling_strategy="sequential",  # the mixture is in order already
+        **training,
     )
 
     def make_trainer(callbacks: list[TrainerCallback]) -> SFTTrainer:

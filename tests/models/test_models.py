@@ -94,8 +94,8 @@ def test_max_pixels_limits_the_picture_tokens(folder: Path) -> None:
 
 def test_the_mixture_has_its_shares_and_enumerations_are_right() -> None:
     habits = Habits(enumerate=0.4, guess=0.3, blurt=0.2, direct=0.1)
-    samples = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, answers=5)
-    again = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, answers=5)
+    samples = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, 5, batch_size=12, batches=10)
+    again = mixture(0, {"counting": 60, "geometry": 60}, 48, habits, 5, batch_size=12, batches=10)
     assert [s["targets"] for s in samples] == [s["targets"] for s in again]
     direct = sum("<answer>" not in s["targets"][0] for s in samples) / len(samples)
     assert 0.04 < direct < 0.18
@@ -116,4 +116,4 @@ def test_a_guess_is_off_to_one_side() -> None:
     scene = {"problem": "How many?", "answer": "5", "count": 5, "thinking": "1 2 3 4 5"}
     _, guesses = prompt_and_answers(scene, "counting", Habits(0, 0, 1, 0), 200, np.random.default_rng(0))
     assert set(guesses) == {"<answer> 4 </answer>", "<answer> 5 </answer>"}
-    assert 0.7 < guesses.count("<answer> 4 </answer>") / 200 < 0.9
+    assert 0.8 < guesses.count("<answer> 4 </answer>") / 200 < 1
