@@ -6,6 +6,7 @@ was killed says nothing at all. A file that says "running" for a process that is
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,12 @@ def holder(stage: str, root: Path = Path()) -> tuple[processes.Process, processe
     return found[0], found[1]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; a text as UTF-8. Processes and threads may do so at once: one of them wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        beside.write_text(text)
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

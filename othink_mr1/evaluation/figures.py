@@ -1,6 +1,5 @@
 """The figures of the results as PNG files whose bytes hold no time or version."""
 
-import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from othink_mr1.answers import TASKS
 from othink_mr1.evaluation.curves import Curves
 from othink_mr1.evaluation.tables import METHODS, NAMES
+from othink_mr1.stages import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,7 @@ def save(figure: "Figure", path: Path) -> None:
     """Write a figure whole or not at all, without the metadata that would change its bytes."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(buffer.getvalue())
-    os.replace(beside, path)
+    write_whole(path, buffer.getvalue())
 
 
 def accuracy_bars(rows: Sequence[Mapping[str, Any]], title: str, protocol: str = "strict") -> "Figure":
