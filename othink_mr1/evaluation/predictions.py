@@ -1,7 +1,8 @@
 """predictions.parquet and metrics.json: what evaluating one model leaves, with no time in it."""
 
+import io
 import json
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from othink_mr1.errors import UserError
+from othink_mr1.stages import write_whole
 
 SCHEMA = pa.schema(
     [
@@ -39,15 +41,10 @@ def split_model_name(model: str) -> tuple[str, str]:
 
 def write(folder: Path, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> None:
     """Write both files, each whole or not at all, metrics.json last: where it is, all is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".predictions.{os.getpid()}"
-    try:
-        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), beside, compression="zstd")
-        os.replace(beside, folder / "predictions.parquet")
-        beside.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, folder / "metrics.json")
-    finally:
-        beside.unlink(missing_ok=True)
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), content, compression="zstd")
+    write_whole(folder / "predictions.parquet", content.getvalue())
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -79,6 +76,28 @@ def read_predictions(folder: Path, columns: Sequence[str] | None = None) -> list
     path = folder / "predictions.parquet"
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; `python -m steps.evaluate --model {folder.name}` writes it")
+    return _rows(path, columns)
+
+
+def right_items(path: Path) -> dict[str, dict[str, bool]]:
+    """task -> item -> right by the strict protocol, under the reasoning prompt, of a predictions.parquet.
+
+    A test set may hold the same sample twice: an item is a sample's id with the number of its appearance.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    right: dict[str, dict[str, bool]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in _rows(path, ("sample_id", "task", "prompt_kind", "correct_strict")):
+        if row["prompt_kind"] == "reasoning":
+            item = (row["task"], row["sample_id"])
+            right.setdefault(row["task"], {})[f"{row['sample_id']}#{seen[item]}"] = bool(row["correct_strict"])
+            seen[item] += 1
+    return right
+
+
+def _rows(path: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
     try:
         return list(pq.read_table(path, columns=list(columns) if columns else None).to_pylist())
     except (pa.ArrowException, OSError) as error:

@@ -3,20 +3,18 @@
 `results` makes one plain dict; results.json, the CSV and Markdown files, the figures and the report all show it.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from othink_mr1.answers import PROTOCOLS, TASKS
 from othink_mr1.evaluation import paper
-from othink_mr1.evaluation.predictions import read_metrics, read_predictions
+from othink_mr1.evaluation.predictions import read_metrics, right_items
 from othink_mr1.evaluation.statistics import Comparison, compare, settle, wilson_interval
 
 METHODS = ("sft", "grpo", "grpo_d")
 NAMES = {"base": "Base", "sft": "SFT", "grpo": "GRPO", "grpo_d": "GRPO-D"}
 KINDS = ("same-task", "cross-task")
-_SEEN = ("sample_id", "task", "prompt_kind", "correct_strict")
 
 
 def results(
@@ -35,7 +33,7 @@ def results(
     """
     models = ("base", *(f"{method}-{task}" for method in METHODS for task in TASKS))
     metrics = {model: read_metrics(folder / model)["tasks"] for model in models}
-    right = {model: _right_items(folder / model) for model in models}
+    right = {model: right_items(folder / model / "predictions.parquet") for model in models}
     comparisons = {kind: _comparisons(kind, right, confidence) for kind in KINDS}
     return {
         "confidence": confidence,
@@ -102,18 +100,6 @@ def _row(
             "relative_change": (accuracy - before) / before if before and method != "base" else None,
         }
     return row
-
-
-def _right_items(folder: Path) -> dict[str, dict[str, bool]]:
-    """task -> sample_id -> right by the strict protocol, under the reasoning prompt."""
-    right: dict[str, dict[str, bool]] = {task: {} for task in TASKS}
-    seen: Counter[tuple[str, str]] = Counter()
-    for row in read_predictions(folder, _SEEN):
-        if row["prompt_kind"] == "reasoning":
-            item = (row["task"], row["sample_id"])
-            right[row["task"]][f"{row['sample_id']}#{seen[item]}"] = row["correct_strict"]
-            seen[item] += 1  # a test set may hold the same item twice
-    return right
 
 
 def _comparisons(
