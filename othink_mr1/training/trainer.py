@@ -120,7 +120,8 @@ class VisionLanguageTrainer(Trainer):
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """What `validate` says of the model as it is now."""
-        assert self.validate is not None, "validation needs a `validate` function"
+        if self.validate is None:
+            raise ValueError("evaluation needs a `validate` function, such as training.validation.greedy_accuracy")
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         began = time.perf_counter()
