@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from othink_mr1.digests import folder_digest, jsonl_digest
 from othink_mr1.errors import UserError
-from othink_mr1.settings import METHODS, TASKS, Config, Drawn, Grpo, Task
+from othink_mr1.names import METHODS, TASKS, Task
+from othink_mr1.settings import Config, Drawn, Grpo
 
 FILE = "params.yaml"
 SELECTION = Path(".othink/selection.yaml")
@@ -72,7 +73,7 @@ def load(root: Path, profile: str | None = None, overrides: Sequence[str] = ()) 
         UserError: params.yaml is missing or broken, or a key, a type, a value or a combination is not allowed.
     """
     written = _read(root / FILE)
-    profiles = written.pop("profiles", None) or {}
+    profiles = _profiles(written.pop("profiles", None))
     merged = written
     for layer in _layers(profiles, profile or DEFAULT_PROFILE):
         merged = _merge(merged, layer)
@@ -104,10 +105,14 @@ def resolve(
     paths: dict[str, str] = {}
 
     def keyed(key: str, source: dict[str, Any]) -> dict[str, Any]:
-        """The source with the digest of its content in the place of its path."""
-        if "path" not in source:
+        """The source with the digest of its content in the place of its path.
+
+        One on the hub is known by name, revision and split: nothing is asked of the network here.
+        """
+        folder = key != "base" and source.get("source") == "hub" and (root / source["name"]).is_dir()
+        if "path" not in source and not folder:
             return source
-        paths[key] = str(source.pop("path"))
+        paths[key] = str(source.pop("name" if folder else "path"))
         digest = jsonl_digest if source["source"] == "jsonl" else folder_digest
         try:
             source["sha256"] = digest(root / paths[key])
@@ -158,7 +163,12 @@ def _trainer(config: Config, method: str, task: Task) -> dict[str, Any]:
         if settings.kl_schedule == "constant":
             values.pop("kl_exploration", None)
             values["beta_min"] = settings.beta_max  # one weight: the range is that point
-        values |= {"reward_protocol": config.reward.protocol, "reward_weights": [1.0, config.reward.alpha]}
+        rewards = config.reward.weights
+        values |= {
+            "reward_protocol": config.reward.protocol,
+            "reward_funcs": list(rewards),
+            "reward_weights": list(rewards.values()),
+        }
     return values
 
 
@@ -179,7 +189,22 @@ def _read(path: Path) -> dict[str, Any]:
     return written
 
 
-def _layers(profiles: dict[str, Any], name: str) -> list[dict[str, Any]]:
+def _profiles(written: Any) -> dict[str, dict[str, Any]]:
+    """The profiles by their names; one without a value changes nothing."""
+    if written is None:
+        return {}
+    if not isinstance(written, dict):
+        raise UserError(f"{FILE}: profiles = {written!r}: should hold a name and its settings for each profile")
+    for name, layer in written.items():
+        if not isinstance(layer, dict | None):
+            raise UserError(f"{FILE}: profiles.{name} = {layer!r}: should hold keys and values, as the top of the file")
+        extends = (layer or {}).get("extends")
+        if not isinstance(extends, str | None):
+            raise UserError(f"{FILE}: profiles.{name}.extends = {extends!r}: should be the name of one profile")
+    return {str(name): layer or {} for name, layer in written.items()}
+
+
+def _layers(profiles: dict[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """What a profile changes: the profile that it extends first, itself last."""
     known = {DEFAULT_PROFILE: {}, **profiles}
     layers: list[dict[str, Any]] = []
@@ -189,7 +214,7 @@ def _layers(profiles: dict[str, Any], name: str) -> list[dict[str, Any]]:
             raise UserError(f"profile {wanted!r} is unknown{_hint(wanted, list(known))}")
         if len(layers) > len(known):
             raise UserError(f"profile {name!r} extends itself")
-        layer = dict(known[wanted] or {})
+        layer = dict(known[wanted])
         wanted = layer.pop("extends", None)
         layers.insert(0, layer)
     return layers
@@ -265,6 +290,9 @@ def _one_line(error: ValidationError, merged: Mapping[str, Any]) -> str:
     suffix = ""
     if location and location[0] in METHODS and len(location) > 1 and location[1] in TASKS:
         suffix = f" (task {location.pop(1)})"
+    if location and location[-1] == "[key]":  # of a mapping whose keys are known
+        allowed = re.findall("'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
+        return f"{FILE}: unknown key {'.'.join(location[:-1])!r}{_hint(location[-2], allowed)}"
     key = ".".join(location)
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
@@ -272,7 +300,7 @@ def _one_line(error: ValidationError, merged: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{FILE}: {key} is not set{suffix}"
     if problem["type"] == "value_error" and isinstance(problem["input"], (dict, list)):
-        return f"{FILE}: {key}{suffix}: {message}"
+        return f"{FILE}: {key}{suffix}: {message}" if key else f"{FILE}: {message}"
     if problem["type"].startswith("union_tag"):
         return f"{FILE}: {key}.source: {message}"
     return f"{FILE}: {key} = {problem['input']!r}{suffix}: {message}"

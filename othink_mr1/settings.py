@@ -4,17 +4,19 @@ Trainer settings keep the names of transformers' TrainingArguments. A setting th
 that a default lives in one place only: with the trainer that has it.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-Task = Literal["counting", "geometry"]
+from othink_mr1.names import METHODS as METHODS
+from othink_mr1.names import MODELS as MODELS
+from othink_mr1.names import STEP_KINDS, Task
+from othink_mr1.names import TASKS as TASKS
 
-TASKS: tuple[Task, ...] = ("counting", "geometry")
-METHODS = ("sft", "grpo", "grpo_d")
-MODELS = ("base", *(f"{method}-{task}" for method in METHODS for task in TASKS))
+T = TypeVar("T")
 
 
 def _no_bool(value: Any) -> Any:
@@ -31,6 +33,28 @@ Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Fraction = Annotated[Number, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+# Side in pixels; a scene needs 48 to be drawn.
+ImageSize = Annotated[Integer, Field(ge=48, le=1024)]
+
+
+def _every_task(by_task: dict[Task, T]) -> dict[Task, T]:
+    missing = [task for task in TASKS if task not in by_task]
+    if missing:
+        raise ValueError(f"{missing[0]} is not set; every task of {', '.join(TASKS)} is needed")
+    return by_task
+
+
+def _of_step_kinds(by_kind: dict[str, T]) -> dict[str, T]:
+    for kind in by_kind:
+        if kind not in STEP_KINDS:
+            raise ValueError(f"{kind!r} is no step; allowed: {', '.join(STEP_KINDS)}")
+    return by_kind
+
+
+ByTask = Annotated[dict[Task, T], AfterValidator(_every_task)]
+# Keyed by the name of a step before the "@".
+ByStep = Annotated[dict[str, T], AfterValidator(_of_step_kinds)]
 
 
 class Settings(BaseModel):
@@ -44,7 +68,7 @@ class Synthetic(Settings):
 
     source: Literal["synthetic"]
     size: Count
-    image_size: Annotated[Integer, Field(ge=32, le=1024)] = 128
+    image_size: ImageSize = 128
 
 
 class Jsonl(Settings):
@@ -55,12 +79,15 @@ class Jsonl(Settings):
 
 
 class Hub(Settings):
-    """A dataset, or a model, of the Hugging Face hub."""
+    """A dataset of the Hugging Face hub, or a folder in a hub dataset's form."""
 
     source: Literal["hub"]
-    name: str
-    split: str = "train"
-    revision: str | None = None
+    name: Text
+    split: Text = "train"
+    # A commit; null is whatever the hub has on that day.
+    revision: Text | None = None
+    # Ours to the dataset's own, where they differ.
+    columns: dict[Literal["image", "problem", "solution", "answer", "thinking"], Text] = {}
 
 
 class Drawn(Settings):
@@ -98,6 +125,8 @@ class Checks(Settings):
     """When prepared data is too poor to train on."""
 
     max_quarantined: Share = 0.05
+    # Of each split.
+    min_rows: Count = 1
 
 
 class Data(Settings):
@@ -172,7 +201,7 @@ class TinyBase(Settings):
     threads: Count | None = None
     scenes: dict[Task, Count]
     answers: Count
-    image_size: Annotated[Integer, Field(ge=32, le=1024)]
+    image_size: ImageSize
     habits: Habits
     training: Training
 
@@ -204,6 +233,8 @@ class Sft(Training):
     """Supervised fine-tuning; the fields of SFTConfig."""
 
     target: Literal["answer", "thinking"] | None = None
+    # Prompt and completion, in tokens; what is longer is cut.
+    max_length: Count | None = None
 
 
 class Grpo(Training):
@@ -233,18 +264,38 @@ class Grpo(Training):
         return self
 
 
+BUILT_IN_REWARDS = ("othink_mr1.rewards:accuracy_reward", "othink_mr1.rewards:format_reward")
+_REWARD = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def _named_rewards(extra: dict[str, float]) -> dict[str, float]:
+    for name in extra:
+        if not _REWARD.fullmatch(name):
+            raise ValueError(f"{name!r} should be module:function, such as my_rewards:short_thinking")
+        if name in BUILT_IN_REWARDS:
+            raise ValueError(f"{name!r} is there already; its weight is 1 for accuracy, reward.alpha for the format")
+    return extra
+
+
 class Reward(Settings):
-    """Eq. 1: R = R_acc + alpha * R_format."""
+    """Eq. 1: R = R_acc + alpha * R_format, and the weighted rewards of one's own."""
 
     protocol: Literal["strict", "r1v"] = "strict"
     alpha: NotNegative = 1.0
+    # `module:function` to weight; othink_mr1.rewards says what a reward is.
+    extra: Annotated[dict[str, Number], AfterValidator(_named_rewards)] = {}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every reward with its weight, the two of Eq. 1 first."""
+        return dict(zip(BUILT_IN_REWARDS, (1.0, self.alpha), strict=True)) | self.extra
 
 
 class Evaluation(Settings):
     """Greedy answers of every model to both test sets."""
 
     batch_size: Count
-    max_new_tokens: dict[Task, Count]
+    max_new_tokens: ByTask[Count]
     direct_answer: bool = True
 
 
@@ -273,14 +324,18 @@ class Tracking(Settings):
     experiment: str = "othink-mr1"
 
 
+# Minutes after which a step is taken to hang. Checkpoints stay, so a training that needed longer goes on from there.
+TIME_LIMITS: dict[str, float] = {"prepare_data": 240, "base_model": 720, "train": 1440, "evaluate": 480, "tables": 30}
+
+
 class Flow(Settings):
     """How the flow runs its stages."""
 
     max_parallel: Count | None = None
     retries: Annotated[Integer, Field(ge=0, le=10)] = 0
     retry_delay_seconds: NotNegative = 5
-    # Minutes, by the stage's name before the "@".
-    time_limit: dict[str, Positive] = {}
+    # Minutes; a step that is not named has the limit of TIME_LIMITS.
+    time_limit: Annotated[ByStep[Positive], AfterValidator(lambda given: TIME_LIMITS | given)] = TIME_LIMITS
 
 
 class Config(Settings):
@@ -288,18 +343,33 @@ class Config(Settings):
 
     seed: Annotated[Integer, Field(ge=0, lt=2**32)]
     threads: Count
-    data: dict[Task, Data]
+    data: ByTask[Data]
     base: Annotated[TinyBase | PathBase | HubBase, Field(discriminator="source")]
-    sft: dict[Task, Sft]
-    grpo: dict[Task, Grpo]
-    grpo_d: dict[Task, Grpo]
+    sft: ByTask[Sft]
+    grpo: ByTask[Grpo]
+    grpo_d: ByTask[Grpo]
     reward: Reward = Reward()
     evaluation: Evaluation
     tables: Tables = Tables()
     promotion: Promotion = Promotion()
     tracking: Tracking = Tracking()
     flow: Flow = Flow()
-    pools: dict[str, str] = {}
+    pools: ByStep[Text] = {}
+
+    @model_validator(mode="after")
+    def _best_is_seen(self) -> "Config":
+        """`best` compares validation accuracies: without any, the run would fail after hours of training."""
+        for method in METHODS if self.promotion.method == "best" else ():
+            for task in TASKS:
+                found = self.training(method, task)
+                if found.eval_steps is None:
+                    raise ValueError(f"promotion.method = 'best' needs {method}.eval_steps (it is null for {task})")
+                if found.max_steps is not None and found.eval_steps > found.max_steps:
+                    raise ValueError(
+                        f"promotion.method = 'best' needs {method}.eval_steps = {found.eval_steps} to be at most "
+                        f"max_steps = {found.max_steps} ({task})"
+                    )
+        return self
 
     def training(self, method: str, task: Task) -> Training:
         """The trainer's settings of one method on one task."""

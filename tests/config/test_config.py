@@ -1,13 +1,19 @@
 """What params.yaml, a profile and the command line come to, and what a mistake in them is told."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from othink_mr1 import config
 from othink_mr1.errors import UserError
+from othink_mr1.names import METHODS, STEP_KINDS, TASKS
 
 REPO = Path(__file__).parent.parent.parent
 
@@ -16,9 +22,31 @@ def resolved(*overrides: str, profile: str | None = None) -> dict:
     return config.resolve(profile, overrides, REPO, absent_ok=True)
 
 
-@pytest.mark.parametrize("profile", [None, "demo", "smoke", "paper-2b", "paper-7b"])
-def test_every_profile_is_valid_and_the_same_each_time(profile: str | None) -> None:
-    assert resolved(profile=profile) == resolved(profile=profile)
+PROFILES = ("demo", "smoke", "paper-2b", "paper-7b")
+
+
+def texts() -> list[str]:
+    """What `resolve` writes for each profile."""
+    return [yaml.safe_dump(resolved(profile=profile), sort_keys=False) for profile in PROFILES]
+
+
+def test_every_profile_is_valid_and_changes_something() -> None:
+    assert resolved() == resolved(profile="demo")
+    assert len(set(texts())) == len(PROFILES)
+    for profile in PROFILES:
+        train = resolved(profile=profile)["train"]
+        assert {(method, task) for method in train for task in train[method]} == {
+            (m, t) for m in METHODS for t in TASKS
+        }
+
+
+def test_another_process_resolves_to_the_same_bytes() -> None:
+    """Otherwise stages would run again for nothing: sets and hashes differ from one process to the next."""
+    code = "from tests.config.test_config import texts; import json; print(json.dumps(texts()))"
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        ran = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=environment, capture_output=True, check=True)
+        assert json.loads(ran.stdout) == texts()
 
 
 def test_the_paper_profiles_hold_the_papers_values() -> None:
@@ -94,6 +122,19 @@ def test_what_is_written_reads_back_equal_for_every_yaml_reader() -> None:
         ("data.counting.test={source: jsonl}", "data.counting.test.path is not set"),
         ("reward.protocol=lenient", "should be 'strict' or 'r1v'"),
         ("promotion.method=ppo", "should be 'sft', 'grpo', 'grpo_d' or 'best'"),
+        ("pools.trian=gpu", "pools: 'trian' is no step; allowed: prepare_data, base_model, train, evaluate, tables"),
+        ("flow.time_limit.trian=5", "flow.time_limit: 'trian' is no step; allowed: prepare_data"),
+        ("flow.time_limit.train=0", "flow.time_limit.train = 0: should be greater than 0"),
+        ("data.countng={}", "unknown key 'data.countng'; did you mean 'counting'?"),
+        ("data.counting.train.image_size=32", "image_size = 32: should be greater than or equal to 48"),
+        ("base.image_size=32", "base.image_size = 32: should be greater than or equal to 48"),
+        ("data.counting.checks.min_rows=0", "data.counting.checks.min_rows = 0"),
+        ("data.counting.train={source: hub, name: x, columns: {imgae: y}}", "did you mean 'image'?"),
+        ("data.counting.train={source: hub, name: ''}", "data.counting.train.name = ''"),
+        ("sft.max_length=0", "sft.max_length = 0 (task counting): should be greater than or equal to 1"),
+        ("reward.extra={short: 1}", "reward.extra: 'short' should be module:function"),
+        ("reward.extra={a.b:c: many}", "reward.extra.a.b:c = 'many': should be a valid number"),
+        ("reward.extra={othink_mr1.rewards:format_reward: 1}", "is there already"),
         ("grpo_d", "should be KEY=VALUE"),
         ("sft.learning_rate=[1", "not a YAML value"),
     ],
@@ -102,6 +143,81 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(override: str,
     with pytest.raises(UserError, match=re.escape(told)) as caught:
         resolved(override)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["sft.eval_steps=null"], "promotion.method = 'best' needs sft.eval_steps (it is null for counting)"),
+        (["grpo.eval_steps.geometry=null"], "needs grpo.eval_steps (it is null for geometry)"),
+        (["sft.eval_steps=9", "sft.max_steps=8"], "needs sft.eval_steps = 9 to be at most max_steps = 8"),
+    ],
+)
+def test_the_best_method_needs_validation(overrides: list[str], told: str) -> None:
+    resolved(*overrides)
+    with pytest.raises(UserError, match=re.escape(told)):
+        resolved("promotion.method=best", *overrides)
+
+
+def test_a_step_has_a_time_limit_unless_it_is_given_another() -> None:
+    assert set(config.load(REPO, overrides=["flow={retries: 1}"]).flow.time_limit) == set(STEP_KINDS)
+    mended = config.load(REPO, overrides=["flow.time_limit={tables: 1}"]).flow.time_limit
+    assert mended["tables"] == 1
+    assert set(mended) == set(STEP_KINDS)
+
+
+def test_a_reward_of_ones_own_stands_beside_those_of_the_paper() -> None:
+    from othink_mr1.grpo.config import GRPODConfig
+
+    plain = resolved("reward.alpha=0.25")["train"]["grpo"]["counting"]
+    assert plain["reward_funcs"] == GRPODConfig.__dataclass_fields__["reward_funcs"].default_factory()
+    assert plain["reward_weights"] == [1.0, 0.25]
+    train = resolved("reward.extra={my_rewards:short: -0.5}")["train"]
+    for task in TASKS:
+        for method in ("grpo", "grpo_d"):
+            assert train[method][task]["reward_funcs"] == [*plain["reward_funcs"], "my_rewards:short"]
+            assert train[method][task]["reward_weights"] == [1.0, 1.0, -0.5]
+        assert "reward_funcs" not in train["sft"][task]
+
+
+def test_the_longest_sequence_of_sft_can_be_set() -> None:
+    assert "max_length" not in resolved()["train"]["sft"]["counting"]
+    assert resolved("sft.max_length=99")["train"]["sft"]["geometry"]["max_length"] == 99
+    assert resolved(profile="paper-2b")["train"]["sft"]["counting"]["max_length"] == 4096
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "told"),
+    [
+        ("data", {}, "data: geometry is not set; every task of counting, geometry is needed"),
+        ("profiles", ["a"], "profiles = ['a']: should hold a name and its settings for each profile"),
+        ("profiles", {"smoke": 3}, "profiles.smoke = 3: should hold keys and values"),
+        ("profiles", {"smoke": {"extends": ["x"]}}, "profiles.smoke.extends = ['x']: should be the name of one"),
+        ("profiles", {"smoke": {"extends": "x"}}, "profile 'x' is unknown"),
+        ("evaluation", {"max_new_tokens": {"counting": 48}, "batch_size": 1}, "max_new_tokens: geometry is not set"),
+        (3, 4, "3 = 3: Keys should be strings"),
+    ],
+)
+def test_a_section_of_the_wrong_shape_is_one_line(tmp_path: Path, section: Any, value: Any, told: str) -> None:
+    written = yaml.safe_load((REPO / "params.yaml").read_text())
+    if section == "data":
+        value = {"counting": written["data"]["counting"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(written | {section: value}))
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        config.load(tmp_path, "smoke" if section == "profiles" else None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_of_the_hub_is_known_by_its_name_and_one_in_a_folder_by_its_content(tmp_path: Path) -> None:
+    def train(*overrides: str) -> dict:
+        return resolved("data.counting.train={source: hub, name: some/data}", *overrides)["data"]["counting"]["train"]
+
+    assert train() == {"source": "hub", "name": "some/data", "split": "train", "revision": None, "columns": {}}
+    assert train("data.counting.train.revision=abc") != train() != train("data.counting.train.split=val")
+    (tmp_path / "train.parquet").write_bytes(b"rows")
+    params = resolved(f"data.counting.train={{source: hub, name: {tmp_path}}}")
+    assert params["local"]["paths"] == {"data.counting.train": str(tmp_path)}
+    assert set(params["data"]["counting"]["train"]) == {"source", "split", "revision", "columns", "sha256"}
 
 
 @pytest.mark.parametrize(
