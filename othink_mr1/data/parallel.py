@@ -14,16 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
+from othink_mr1.machine import cores
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 _CHUNK = 16
 _LEAST_ITEMS = 200  # fewer are done before a pool has started
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(

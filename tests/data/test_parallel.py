@@ -12,6 +12,7 @@ import pytest
 
 from othink_mr1.data import parallel
 from othink_mr1.data.parallel import ordered_map
+from othink_mr1.machine import cores
 
 HERE = os.getpid()
 
@@ -98,3 +99,27 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     while any(worker.exists() for worker in workers) and time.monotonic() < limit:
         time.sleep(0.05)
     assert not any(worker.exists() for worker in workers)
+
+
+def limits(folder: Path, group: str = "/", **files: str) -> int:
+    """The cores of a process in a control group, and the files of that group and of those around it."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("cpu_max", "cpu.max").replace("cfs", "cpu.cfs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "own").write_text(f"0::{group}\n")
+    return cores(folder, folder / "own")
+
+
+def test_a_containers_quota_limits_the_cores(tmp_path: Path) -> None:
+    free = len(os.sched_getaffinity(0))
+    assert cores(tmp_path / "absent", tmp_path / "absent") == free
+    assert limits(tmp_path / "a", cpu_max="max 100000\n") == free
+    assert limits(tmp_path / "b", cpu_max="100000 100000\n") == 1
+    assert limits(tmp_path / "c", cpu_max="50000 100000\n") == 1
+    assert limits(tmp_path / "d", cpu_max="9900000 100000\n") == free
+    assert limits(tmp_path / "e", "/a/b", a__cpu_max="100000 100000\n", a__b__cpu_max="max 100000\n") == 1
+    assert limits(tmp_path / "f", "/../elsewhere", cpu_max="max 100000\n") == free
+    version_1 = {"cpu__cfs_quota_us": "100000\n", "cpu__cfs_period_us": "100000\n"}
+    assert limits(tmp_path / "g", **version_1) == 1
+    assert limits(tmp_path / "h", **version_1 | {"cpu__cfs_quota_us": "-1\n"}) == free
