@@ -41,7 +41,7 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     from othink_mr1.models.habits import Habits, mixture
     from othink_mr1.models.tiny import build_model, build_processor
     from othink_mr1.sft import SFTConfig, SFTTrainer
-    from othink_mr1.training.run import Outputs, checkpoint_folder, prepare_torch, run
+    from othink_mr1.training.run import Outputs, checkpoint_folder, machine_arguments, prepare_torch, run
 
     prepare_torch(settings.get("threads", threads))
     checkpoints = checkpoint_folder("base_model", [settings, seed], [])
@@ -64,11 +64,7 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     processor = build_processor(text for sample in samples for text in [sample["prompt"], *sample["targets"]])
     torch.manual_seed(seed)
     config = SFTConfig(
-        output_dir=str(checkpoints),
-        seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        save_total_limit=2,
+        **machine_arguments(checkpoints, seed),
         train_sampling_strategy="sequential",  # the mixture is in order already
         **training,
     )

@@ -33,12 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _train(method: str, task: str, settings: dict, seed: int, threads: int, stage: harness.Stage) -> None:
     # Imported here: `--help` and a wrong argument should not wait for torch.
-    import torch
     from transformers import TrainerCallback
 
     from othink_mr1.data.reading import read_split
     from othink_mr1.models.loading import load_model, load_processor
-    from othink_mr1.training.run import Outputs, checkpoint_folder, prepare_torch, run
+    from othink_mr1.training.run import Outputs, checkpoint_folder, machine_arguments, prepare_torch, run
     from othink_mr1.training.trainer import VisionLanguageTrainer
     from othink_mr1.training.validation import greedy_accuracy
 
@@ -56,11 +55,7 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
         f"train@{method}-{task}", [settings, seed], [data / "train.parquet", data / "validation.parquet", base]
     )
     config = Config(
-        output_dir=str(checkpoints),
-        seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        save_total_limit=2,
+        **machine_arguments(checkpoints, seed),
         eval_strategy="steps" if settings.get("eval_steps") else "no",
         **settings,
     )

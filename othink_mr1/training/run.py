@@ -61,6 +61,18 @@ def prepare_torch(threads: int) -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def machine_arguments(checkpoints: Path, seed: int) -> dict[str, Any]:
+    """The TrainingArguments that no setting decides: where checkpoints go, and what this machine has."""
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints),
+        "seed": seed,
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "save_total_limit": 2,
+    }
+
+
 def fingerprint(settings: Any, inputs: Iterable[Path]) -> str:
     """What a checkpoint belongs to: code, settings, input files, threads and processes.
 
