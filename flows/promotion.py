@@ -14,6 +14,7 @@ from typing import Any
 from othink_mr1 import gates, registry
 from othink_mr1.candidates import other_task, registered_name
 from othink_mr1.errors import UserError
+from othink_mr1.evaluation.predictions import right_items
 from othink_mr1.registry import CANDIDATE, CHAMPION, Version
 from othink_mr1.settings import METHODS, Config
 from othink_mr1.tracking_store import store
@@ -77,7 +78,7 @@ def promote(
             and not against a champion that answered other items.
 
     Raises:
-        UserError: no such version; the champion answered other test items; MLflow does not answer.
+        UserError: no such version; MLflow does not answer.
     """
     with registry.locked(root, task):
         before = registry.champion(root, task)
@@ -93,8 +94,16 @@ def promote(
                 f"version {entry.version} was rolled back by hand; "
                 f"`othink promote --task {task} {entry.version}` makes it champion again",
             )  # fmt: skip
-        results = _judge(root, settings, entry, None if new_test_set else before)
-        registry.tag(root, entry, _gate_tags(results, before))
+        against = None if new_test_set else before
+        mine, theirs = _answers(root, entry, against)
+        who = f"champion version {against.version}" if against else "the base"
+        changed = gates.test_set_changed(mine, theirs, who)
+        if changed:
+            registry.tag(root, entry, {"gates": "not comparable", **_against(against)})
+            says = f"version {entry.version} stays a candidate: {changed}; {_advice(task, against)}"
+            return Promotion(task, entry.version, entry.method, "refused", old, (), says)
+        results = _judge(settings, entry, against, mine, theirs)
+        registry.tag(root, entry, _gate_tags(results, against))
         failed = [gate for gate in results if not gate.passed]
         if failed:
             says = f"version {entry.version} stays a candidate: " + "; ".join(gate.says for gate in failed)
@@ -126,18 +135,30 @@ def rollback(root: Path, task: str) -> Promotion:
         return Promotion(task, back.version, back.method, "promoted", present.version, (), says)
 
 
-def _judge(root: Path, settings: Config, entry: Version, before: Version | None) -> list[gates.Gate]:
+def _answers(root: Path, entry: Version, against: Version | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Which items the version got right, and which the champion did, or the base where there is none."""
+    mine = registry.evidence(root, entry, "predictions.parquet")
+    if against is None:
+        theirs = registry.evidence(root, entry, "base_predictions.parquet")
+    else:
+        theirs = registry.evidence(root, against, "predictions.parquet")
+    return right_items(mine), right_items(theirs)
+
+
+def _judge(
+    settings: Config, entry: Version, against: Version | None, mine: dict[str, Any], theirs: dict[str, Any]
+) -> list[gates.Gate]:
     cross = other_task(entry.task)
-    mine = gates.read_answers(registry.evidence(root, entry, "predictions.parquet"))
-    if before is None:
-        base = gates.read_answers(registry.evidence(root, entry, "base_predictions.parquet"))
-        gates.check_same_items(mine, base, "the base", "run `othink run`, which evaluates both again")
-        return gates.first_gates(entry.task, cross, mine, base)
-    theirs = gates.read_answers(registry.evidence(root, before, "predictions.parquet"))
-    advice = f"if that is meant, `othink promote --task {entry.task} --new-test-set` compares with the base instead"
-    gates.check_same_items(mine, theirs, f"champion version {before.version}", advice)
+    if against is None:
+        return gates.first_gates(entry.task, cross, mine, theirs)
     limits = gates.Limits(settings.promotion.alpha, settings.promotion.max_cross_task_drop)
-    return gates.champion_gates(entry.task, cross, mine, theirs, f"version {before.version}", limits)
+    return gates.champion_gates(entry.task, cross, mine, theirs, f"version {against.version}", limits)
+
+
+def _advice(task: str, against: Version | None) -> str:
+    if against is None:
+        return "`othink run` evaluates both again"
+    return f"if that is meant, `othink promote --task {task} --new-test-set` compares it with the base instead"
 
 
 def _crown(root: Path, task: str, entry: Version, before: Version | None) -> None:
@@ -151,13 +172,14 @@ def _crown(root: Path, task: str, entry: Version, before: Version | None) -> Non
         registry.untag(root, entry, _ROLLED_BACK)
 
 
-def _gate_tags(results: list[gates.Gate], before: Version | None) -> dict[str, str]:
+def _gate_tags(results: list[gates.Gate], against: Version | None) -> dict[str, str]:
     tags = {f"gate.{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.says}" for gate in results}
     passed = all(gate.passed for gate in results)
-    return tags | {
-        "gates": "passed" if passed else "failed",
-        "gates.against": f"{before.version}" if before else "base",
-    }
+    return tags | {"gates": "passed" if passed else "failed", **_against(against)}
+
+
+def _against(against: Version | None) -> dict[str, str]:
+    return {"gates.against": f"{against.version}" if against else "base"}
 
 
 def _unchanged(entry: Version, why: str) -> Promotion:

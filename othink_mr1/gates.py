@@ -6,17 +6,19 @@ one of them got right.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from othink_mr1.errors import UserError
 from othink_mr1.evaluation.statistics import compare
 
-Answers = Mapping[str, bool]  # sample_id -> answered correctly
+Answers = Mapping[str, bool]  # item -> answered correctly
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`alpha`: significance of "worse"; `max_cross_task_drop`: share that the cross task may lose."""
+    """How much worse a challenger may be.
+
+    `alpha`: below this two-sided p a loss on the own task counts as one. `max_cross_task_drop`: what the cross task's
+    accuracy may lose, as an absolute difference of shares (0.05: five percentage points), however sure the loss is.
+    """
 
     alpha: float = 0.05
     max_cross_task_drop: float = 0.05
@@ -40,11 +42,14 @@ class Gate:
 
 
 def first_gates(task: str, cross: str, candidate: Mapping[str, Answers], base: Mapping[str, Answers]) -> list[Gate]:
-    """Of a first champion: not worse than the base on its own task. The cross task is told, not asked."""
-    same = _paired("same task not below base", task, "base", candidate, base)
+    """Of a first champion: better than the base on its own task, by however little; the cross task is told, not asked.
+
+    A model that answers as the base does, such as one that was hardly trained, is nothing to put before users.
+    """
+    same = _paired("same task above base", task, "base", candidate, base)
     told = _paired("cross task for information", cross, "base", candidate, base)
     return [
-        _decided(same, same.difference >= 0, "must not be below the base's"),
+        _decided(same, same.difference > 0, "must be above the base's"),
         _decided(told, True, "not a condition"),
     ]
 
@@ -57,43 +62,30 @@ def champion_gates(
     against: str,
     limits: Limits = Limits(),
 ) -> list[Gate]:
-    """Of a challenger: not significantly worse on its own task, and no large loss on the other."""
+    """Of a challenger: not significantly worse on its own task (lower, and a two-sided p below `limits.alpha` by
+    McNemar's exact test), and no large loss on the other.
+    """
     same = _paired("same task not worse than champion", task, against, candidate, champion)
     other = _paired("cross task without a large drop", cross, against, candidate, champion)
     worse = same.difference < 0 and same.p_value < limits.alpha
-    drop = f"may lose {100 * limits.max_cross_task_drop:g} points"
+    drop = f"may lose at most {100 * limits.max_cross_task_drop:g} percentage points"
     return [
-        _decided(same, not worse, f"must not be significantly worse (alpha {limits.alpha:g})"),
+        _decided(same, not worse, f"must not be worse with a two-sided p below {limits.alpha:g}"),
         # Differences of shares such as 0.55 - 0.6 miss 0.05 by a rounding.
         _decided(other, -other.difference <= limits.max_cross_task_drop + 1e-9, drop),
     ]
 
 
-def read_answers(predictions: Path) -> dict[str, dict[str, bool]]:
-    """Which items a model got right, a task, from its predictions.parquet (R1-V's prompt, the strict reading)."""
-    import pyarrow.parquet as pq
-
-    columns = ["task", "sample_id", "prompt_kind", "correct_strict"]
-    answers: dict[str, dict[str, bool]] = {}
-    for row in pq.read_table(predictions, columns=columns).to_pylist():
-        if row["prompt_kind"] == "reasoning":
-            answers.setdefault(row["task"], {})[row["sample_id"]] = bool(row["correct_strict"])
-    return answers
-
-
-def check_same_items(mine: Mapping[str, Answers], theirs: Mapping[str, Answers], who: str, advice: str) -> None:
-    """Refuse to compare models that answered different test items.
-
-    Raises:
-        UserError: the items differ on some task.
-    """
+def test_set_changed(mine: Mapping[str, Answers], theirs: Mapping[str, Answers], who: str) -> str | None:
+    """What to say where the candidate and `who` answered different test items, so that no pairs can be made."""
     for task in sorted(mine.keys() | theirs.keys()):
         here, there = set(mine.get(task, {})), set(theirs.get(task, {}))
         if here != there:
-            raise UserError(
+            return (
                 f"the {task} test set has changed: {who} answered {len(there)} items, the candidate {len(here)}, "
-                f"{len(here & there)} of them the same; {advice}"
+                f"{len(here & there)} of them the same"
             )
+    return None
 
 
 def _paired(name: str, task: str, against: str, first: Mapping[str, Answers], second: Mapping[str, Answers]) -> Gate:
