@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.request import Request
+from othink_mr1.tracking_store import StoreAwayError
+
+_UNDONE = {"register": "not registered", "promote": "not promoted", "report": "not reported"}
 
 
 class Promotions:
@@ -36,16 +39,20 @@ def perform(name: str, request: Request, promotions: Promotions) -> str:
     """Do one act and say in a line how it came out. Doing it again changes nothing.
 
     Raises:
-        UserError: what it needs is missing, or MLflow does not answer.
+        StoreAwayError: MLflow does not answer; the message begins with what was not done.
+        UserError: what it needs is missing.
     """
     kind, _, task = name.partition("@")
-    match kind:
-        case "register":
-            return _register(request, task)
-        case "promote":
-            return _promote(request, task, promotions)
-        case _:
-            return _report(request.root, promotions)
+    try:
+        match kind:
+            case "register":
+                return _register(request, task)
+            case "promote":
+                return _promote(request, task, promotions)
+            case _:
+                return _report(request.root, promotions)
+    except StoreAwayError as error:
+        raise StoreAwayError(f"{task or name}: {_UNDONE[kind]}: {error}") from None
 
 
 def _register(request: Request, task: str) -> str:
