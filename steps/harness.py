@@ -89,6 +89,7 @@ class Stage:
         self.stop_requested = threading.Event()
         self._checkpoints = checkpoints
         self._signal = signal.SIGTERM
+        self._interrupts = 0
         self._written = 0.0
         self._started = time.time()
         me = processes.current()
@@ -125,8 +126,16 @@ class Stage:
             raise Interrupted(self._signal)
 
     def ask_to_stop(self, number: int, frame: FrameType | None = None) -> None:
-        """Signal handler. A second signal ends the process at once."""
+        """Signal handler. A second Ctrl-C ends the process at once.
+
+        SIGTERM again is the same request: the watchdog of an orphan sends one, the run that finds the orphan another,
+        and the checkpoint that the first one asked for is still being written.
+        """
+        impatient = number == signal.SIGINT and self._interrupts > 0
+        self._interrupts += number == signal.SIGINT
         if self.stop_requested.is_set():
+            if not impatient:
+                return
             self.finish("interrupted", f"ended at once by {signal.Signals(number).name}")
             os._exit(128 + number)
         self._signal = signal.Signals(number)
@@ -157,7 +166,8 @@ def stage(name: str, checkpoints: bool = False) -> Iterator[Stage]:
     over = threading.Event()
     try:
         stages.write_status(name, running._status)
-        threading.Thread(target=_watch_owner, args=(running.owner, over), daemon=True).start()
+        if running.owner != processes.current():
+            threading.Thread(target=_watch_owner, args=(running.owner, over), daemon=True).start()
         yield running
         running.finish("done")
     except Interrupted as interrupted:
@@ -195,17 +205,15 @@ def run_step(main: Callable[[], Any]) -> None:
 def owner() -> processes.Process:
     """The process on whose behalf this step runs: when it is gone, nobody waits for the step's result.
 
-    `OTHINK_OWNER` names it where the flow started the step; else it is the nearest `dvc` above this process; else
-    the parent, such as the shell.
+    `OTHINK_OWNER` names it where the flow started the step; else it is the nearest `dvc` above this process. A step
+    that was started by hand is its own: it may outlive its shell, as under `nohup`.
     """
     named = processes.parse(os.environ.get("OTHINK_OWNER", ""))
     if named is not None:
         return named
-    above = list(processes.ancestors(os.getpid()))
-    for process in above:
-        if _is_dvc(processes.command_line(process.pid)):
-            return process
-    return above[0] if above else processes.current()
+    above = processes.ancestors(os.getpid())
+    dvc = (process for process in above if _is_dvc(processes.command_line(process.pid)))
+    return next(dvc, processes.current())
 
 
 def _is_dvc(arguments: list[str]) -> bool:
@@ -255,8 +263,8 @@ os.register_at_fork(after_in_child=_forget_locks)
 def _end_orphan(name: str, orphan: processes.Process, its_owner: processes.Process) -> None:
     if its_owner.alive:
         raise UserError(
-            f"{name}: already running as process {orphan.pid}, started by process {its_owner.pid}; "
-            "wait until it ends, or end it"
+            f"{name}: already running as process {orphan.pid}"
+            f"{'' if its_owner == orphan else f', started by process {its_owner.pid}'}; wait until it ends, or end it"
         )
     print(f"{name}: ending process {orphan.pid}, which an earlier run left behind", file=sys.stderr)
     if not processes.end(orphan, GRACE):

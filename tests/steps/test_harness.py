@@ -117,6 +117,52 @@ def test_a_step_with_checkpoints_saves_one_first(folder: Path) -> None:
     assert status(folder)["state"] == "interrupted"
 
 
+SLOW_TO_SAVE = STEP.replace('Path("checkpoint")', 'time.sleep(2); Path("checkpoint")')
+
+
+def test_sigterm_again_is_the_same_request(folder: Path) -> None:
+    (folder / "step.py").write_text(SLOW_TO_SAVE)
+    step = start(folder, 60, "checkpoints")
+    wait_until_running(folder, step.pid)
+    step.send_signal(signal.SIGINT)  # from DVC's group,
+    time.sleep(0.5)
+    for _ in range(2):  # from the watchdog, and from the run that comes next
+        step.terminate()
+        time.sleep(0.2)
+    assert step.wait(10) == 128 + signal.SIGINT
+    assert (folder / "checkpoint").exists()
+
+
+def test_a_second_ctrl_c_ends_a_step_at_once(folder: Path) -> None:
+    (folder / "step.py").write_text(SLOW_TO_SAVE)
+    step = start(folder, 60, "checkpoints")
+    wait_until_running(folder, step.pid)
+    for _ in range(2):
+        step.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert step.wait(10) == 128 + signal.SIGINT
+    assert not (folder / "checkpoint").exists()
+    assert status(folder)["message"] == "ended at once by SIGINT"
+
+
+def test_a_step_that_was_started_by_hand_outlives_its_shell(folder: Path) -> None:
+    command = ["sh", "-c", f"{sys.executable} step.py 4 checkpoints >out 2>&1 & read line"]
+    shell = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO)}, stdin=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not status(folder).get("progress", {}).get("done") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    shell.kill()
+    shell.communicate()
+    second = start(folder, 0.1)
+    _, errors = second.communicate(timeout=30)
+    assert f"already running as process {status(folder)['pid']}; wait until it ends" in errors
+    while status(folder)["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert status(folder)["state"] == "done", (folder / "out").read_text()
+
+
 def test_a_killed_step_reads_as_interrupted_and_gives_its_lock_back(folder: Path) -> None:
     step = start(folder, 60)
     wait_until_running(folder, step.pid)
