@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from flows import plan
-from othink_mr1 import config, stages
+from othink_mr1 import config, digests, stages
 from othink_mr1.errors import UserError
 from othink_mr1.settings import Config
 
@@ -37,7 +37,7 @@ def prepare(
     force: bool = False,
     looking: bool = False,
 ) -> Request:
-    """Work out what a run would do. Writes nothing.
+    """Work out what a run would do. Writes nothing but the digests of a source that is new.
 
     Args:
         root: the project's folder.
@@ -50,7 +50,8 @@ def prepare(
         UserError: the configuration, a step's name or an input is wrong.
     """
     settings = config.load(root, profile, overrides)
-    params = config.resolve(profile, overrides, root, absent_ok=looking)
+    with digests.remembered(root / stages.WORK / "digests.json"):
+        params = config.resolve(profile, overrides, root, absent_ok=looking)
     # As the steps will read them: through YAML.
     params = yaml.safe_load(plan.dump(params))
     graph = plan.read_graph(root)

@@ -2,9 +2,18 @@
 
 import hashlib
 import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from othink_mr1.errors import UserError
+from othink_mr1.stages import write_whole
+
+# A file that changed so short ago may change again without a new time.
+_SETTLED = 2 * 10**9
 
 
 def jsonl_digest(path: Path) -> str:
@@ -21,8 +30,10 @@ def jsonl_digest(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     digest = hashlib.sha256(content)
-    for picture in _pictures(content):
-        digest.update(_file_digest(path.parent / picture).encode())
+    folder = path.parent.resolve()
+    for name in _pictures(content):
+        picture = _inside(folder, name)
+        digest.update((_file_digest(picture) if picture is not None else "absent").encode())
     return digest.hexdigest()
 
 
@@ -41,6 +52,55 @@ def folder_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def remembered(path: Path) -> Iterator[None]:
+    """Within this block a file that has not changed since an earlier one is not read again.
+
+    Args:
+        path: where the digests are kept. A file is taken for unchanged while its size, its time and its inode are;
+            `path` is written only when there is something new.
+    """
+    memo = _Memo(path)
+    token = _memo.set(memo)
+    try:
+        yield
+    finally:
+        _memo.reset(token)
+        memo.save()
+
+
+class _Memo:
+    """File → its size, time, inode and digest."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._new = path, False
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = {}
+        self._known: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    def digest(self, file: Path) -> str:
+        stat = file.stat()
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        known = self._known.get(str(file))
+        if isinstance(known, list) and known[:-1] == state:
+            return str(known[-1])
+        digest = _read_digest(file)
+        if time.time_ns() - stat.st_mtime_ns > _SETTLED:
+            self._known[str(file)] = [*state, digest]
+            self._new = True
+        return digest
+
+    def save(self) -> None:
+        if self._new:
+            kept = {name: state for name, state in self._known.items() if Path(name).exists()}
+            write_whole(self._path, json.dumps(kept))
+
+
+_memo: ContextVar[_Memo | None] = ContextVar("memo", default=None)
+
+
 def _pictures(content: bytes) -> list[str]:
     pictures = []
     for line in content.split(b"\n"):
@@ -48,18 +108,37 @@ def _pictures(content: bytes) -> list[str]:
             row = json.loads(line)
         except ValueError:
             continue
-        picture = (row.get("image") or row.get("image_path")) if isinstance(row, dict) else None
+        picture = _named(row) if isinstance(row, dict) else None
         if isinstance(picture, str):
             pictures.append(picture)
     return pictures
 
 
-def _file_digest(path: Path) -> str:
+def _named(row: Mapping[str, Any]) -> Any:
+    """The picture that `prepare_data` takes of a row: our own key goes before R1-V's."""
+    return next((row[key] for key in ("image", "image_path") if row.get(key) is not None), None)
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file of that name in the folder; None for what `prepare_data` refuses: one outside, or no plain file."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _file_digest(path: Path) -> str:
+    memo = _memo.get()
+    try:
+        return memo.digest(path.resolve()) if memo is not None else _read_digest(path)
     except (OSError, ValueError):
         return "absent"
+
+
+def _read_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hidden(path: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from othink_mr1 import config, stages
+from othink_mr1 import config, digests, stages
 from steps import harness
 
 
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog="python -m steps.resolve", description=__doc__).parse_args(arguments)
     with harness.stage("resolve"):
         profile, overrides = config.read_selection(Path())
-        text = yaml.safe_dump(config.resolve(profile, overrides), sort_keys=False, allow_unicode=True)
+        with digests.remembered(stages.WORK / "digests.json"):
+            text = yaml.safe_dump(config.resolve(profile, overrides), sort_keys=False, allow_unicode=True)
         target = stages.WORK / "params.yaml"
         if not target.exists() or target.read_text(encoding="utf-8") != text:
             stages.write_whole(target, text)
