@@ -17,9 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", default="grpo_d", choices=["sft", "grpo", "grpo_d"], help="default: %(default)s")
     arguments = parser.parse_args(argv)
 
-    from othink_mr1 import registry
+    from othink_mr1 import config, registry, tracking
 
-    entry = registry.register(Path.cwd(), arguments.task, arguments.method)
+    root = Path.cwd()
+    settings = config.load(root, *config.read_selection(root))
+    tracking.connect(root, settings.tracking.uri, settings.tracking.experiment)
+    entry = registry.register(root, arguments.task, arguments.method)
     print(f"{entry.name} version {entry.version}: {entry.method}, weights {entry.weights}")
     return 0
 

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from othink_mr1 import registry, tracking_store
 from tests.registry.chain import TASK, Chain
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def test_models_promote_and_rollback_tell_one_story(inside: Chain) -> None:
     inside.candidate("a", 40)
     first = othink("promote", "--task", TASK)
     assert first.exit_code == 0
-    assert "passed  same task not below base" in first.stdout
+    assert "passed  same task above base" in first.stdout
     assert "counting: version 1 (grpo_d) is champion, the first" in first.stdout
     inside.candidate("b", 20)
     refused = othink("promote", "--task", TASK)
@@ -60,6 +61,17 @@ def test_models_promote_and_rollback_tell_one_story(inside: Chain) -> None:
     table = othink("models", "--task", TASK).stdout
     assert "failed against version 1" in table
     assert "none was before it" in fails("rollback", "--task", TASK)
+
+
+def test_a_changed_test_set_is_refused_in_one_line_with_the_way_out(inside: Chain) -> None:
+    inside.candidate("a", 40)
+    inside.promote()
+    inside.evaluated("base", {"counting": 20, "geometry": 20}, items="new")
+    inside.candidate("b", 45, items="new")
+    assert "the counting test set has changed" in (line := fails("promote", "--task", TASK))
+    assert "--new-test-set" in line
+    assert "not comparable against version 1" in othink("models", "--task", TASK).stdout
+    assert othink("promote", "--task", TASK, "--new-test-set").exit_code == 0
 
 
 def test_promote_in_json_is_for_programs(inside: Chain) -> None:
@@ -101,3 +113,21 @@ def test_predict_says_in_one_line_what_is_wrong(inside: Chain) -> None:
 def test_outside_the_project_there_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert "not inside the project" in fails("models")
+
+
+def test_the_step_registers_where_params_yaml_says(inside: Chain, tmp_path: Path, monkeypatch: Any) -> None:
+    from steps.register import main
+
+    inside.trained("a", 40, 20)
+    params = inside.root / "params.yaml"
+    address = f"sqlite:///{tmp_path}/elsewhere.db"
+    for default, other in (("uri: null", f"uri: {address}"), ("experiment: othink-mr1", "experiment: mine")):
+        assert default in params.read_text()
+        params.write_text(params.read_text().replace(default, other))
+    assert main(["--task", TASK]) == 0
+    store = tracking_store.store(inside.root)
+    assert (store.uri, store.experiment) == (address, "mine")
+    assert [entry.version for entry in registry.versions(inside.root, TASK)] == [1]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow sets it when it is told where to go
+    tracking_store.connect(inside.root)  # the folder's own database
+    assert registry.versions(inside.root, TASK) == []
