@@ -116,7 +116,7 @@ class PipelineRun:
     def _log_stages(self, client: "MlflowClient") -> None:
         assert self.run_id is not None
         client.set_tag(self.run_id, "mlflow.note.content", self._description(client))
-        for stage, run_id in self.cached.items():
+        for stage, run_id in dict(self.cached).items():  # a stage that outlives a stop may still add itself
             # MLflow allows no @ in a tag's name.
             client.set_tag(self.run_id, f"othink.run.{stage.replace('@', '/')}", run_id)
 
@@ -143,7 +143,7 @@ class PipelineRun:
         query = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
         children = client.search_runs([current.experiment_id], query, max_results=500, order_by=["start_time ASC"])
         rows = [(run.info.run_name, run.info.status.lower(), run.info.run_id) for run in children]
-        rows += [(stage, "cached", run_id) for stage, run_id in self.cached.items()]
+        rows += [(stage, "cached", run_id) for stage, run_id in dict(self.cached).items()]
         link = f"#/experiments/{current.experiment_id}/runs/"
         lines = [f"| {stage} | {state} | [{run_id[:8]}]({link}{run_id}) |" for stage, state, run_id in rows]
         return "\n".join(["| stage | state | run |", "|---|---|---|", *lines])
