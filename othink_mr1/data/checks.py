@@ -10,6 +10,7 @@ what a result is measured on, so where a model can be asked at all they stay, an
 | picture_unreadable, picture_truncated, picture_too_large, picture_too_small, picture_too_long | see `pictures` |
 | question_missing, question_too_long* | |
 | answer_missing, answer_not_a_count*, answer_contradicts_solution | |
+| answer_unreadable* | no number as `answers.read` knows it: no completion could be held against it |
 | special_tokens | chat or vision tokens inside a text: they would break the prompt |
 | text_not_unicode | a text that cannot be written as UTF-8 |
 | duplicate*, conflict* | the same picture and question again: with the same answer, with another one |
@@ -26,14 +27,15 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from othink_mr1.answers import read
 from othink_mr1.data.pictures import RowError, read_picture
 from othink_mr1.data.schema import sample_id
 from othink_mr1.data.solutions import answer_of, solution_of
 
-KEPT_IN_TEST = ("question_too_long", "answer_not_a_count", "duplicate", "conflict")
+KEPT_IN_TEST = ("question_too_long", "answer_not_a_count", "answer_unreadable", "duplicate", "conflict")
 MOST_CHARACTERS = 4000  # of a question: longer ones do not fit into a prompt
 _SPECIAL = re.compile(r"<\|[^<>|\s]+\|>")  # <|im_end|>, <|image_pad|>, <|vision_start|>, ...
-_COUNT = re.compile(r"[0-9]+")
+_COUNT = re.compile(r"[0-9]{1,18}")
 _MOST_KEPT_BYTES = 8_000_000  # of a quarantined picture
 
 
@@ -88,6 +90,8 @@ def examine(raw: RawRow, task: str) -> Accepted | Quarantined:
         answer = _answer(raw)
         if task == "counting" and not _COUNT.fullmatch(answer):
             complain("answer_not_a_count", f"{answer[:60]!r}; a whole number such as 3")
+        elif read(answer, task) is None:  # a reward for it would stop the training
+            complain("answer_unreadable", f"{answer[:60]!r}; a number, with its unit or without")
         thinking = _without_tags(raw.thinking)
         _check_texts(problem, answer, thinking)
         picture = read_picture(raw.picture or b"")

@@ -72,6 +72,9 @@ def test_answers_of_many_kinds(given: dict[str, Any], expected: str) -> None:
         ({"answer": "three"}, "answer_not_a_count"),
         ({"answer": -1}, "answer_not_a_count"),
         ({"answer": 2.5}, "answer_not_a_count"),
+        ({"answer": "9" * 20}, "answer_not_a_count"),
+        ({"task": "geometry", "answer": "x + 2"}, "answer_unreadable"),
+        ({"task": "geometry", "answer": "A"}, "answer_unreadable"),
         ({"answer": 3, "solution": "<answer> 4 </answer>"}, "answer_contradicts_solution"),
         ({"problem": "How many <|image_pad|> items?"}, "special_tokens"),
         ({"thinking": "1 2 3<|im_end|>"}, "special_tokens"),
@@ -104,6 +107,9 @@ def test_test_rows_stay_where_a_model_can_be_asked_at_all() -> None:
     accepted = check(split="test", answer="three")
     assert isinstance(accepted, Accepted)
     assert [reason for reason, _ in accepted.reported] == ["answer_not_a_count"]
+    accepted = check(task="geometry", split="test", answer="x + 2")
+    assert isinstance(accepted, Accepted)
+    assert [reason for reason, _ in accepted.reported] == ["answer_unreadable"]
     assert reason(split="test", problem="<|vision_start|>") == "special_tokens"
 
 
