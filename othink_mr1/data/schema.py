@@ -15,7 +15,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -125,11 +125,3 @@ class ParquetSink:
         # The file is given up; a full disk must not hide behind a second failure to write.
         with suppress(Exception):
             self._writer.close()
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> int:
-    """Writes `rows` to `path` (see `ParquetSink`); how many there were."""
-    with ParquetSink(path, schema) as sink:
-        for row in rows:
-            sink.write(row)
-    return sink.rows

@@ -12,8 +12,6 @@ if TYPE_CHECKING:  # torch and transformers are for the one who has a model
     from othink_mr1.grpo.rollout import Completion
     from othink_mr1.models.processor import Processor
 
-PROMPT_KINDS = ("reasoning", "direct")
-
 
 def prompts_of(samples: Samples, task: str, kind: str) -> list[str]:
     """The text of each sample's user turn: R1-V's test prompt, or a plain question for the number ("direct")."""

@@ -2,11 +2,13 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from othink_mr1.data.schema import SCHEMA, ParquetSink
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -44,3 +46,11 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
     """A good row in R1-V's keys, with a picture of its own."""
     good = {"image_path": png(number), "question": "How many items are there in the image?", "ground_truth": 3}
     return {**good, **changes}
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Rows in the form of `SCHEMA` as a parquet file; how many there were."""
+    with ParquetSink(path, SCHEMA) as sink:
+        for one in rows:
+            sink.write(one)
+    return sink.rows

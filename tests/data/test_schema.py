@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from makers import plain, png
+from makers import plain, png, write_rows
 
 from othink_mr1.data.reading import read_split
-from othink_mr1.data.schema import SCHEMA, ParquetSink, write_rows
+from othink_mr1.data.schema import SCHEMA, ParquetSink
 from othink_mr1.errors import UserError
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,10 @@ def test_the_training_core_imports_where_nothing_else_is_installed() -> None:
     assert result.returncode == 0, result.stderr
     assert "mlflow is refused" in result.stdout
     assert {"othink_mr1.rewards", "othink_mr1.grpo", "othink_mr1.sft"} <= set(result.stdout.split())
+
+
+def test_every_pattern_of_package_data_matches_a_file() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert patterns
+    for package, globs in patterns.items():
+        assert not [glob for glob in globs if not list((ROOT / package).glob(glob))]

@@ -8,17 +8,16 @@ from typing import Any
 
 import yaml
 
-from othink_mr1.answers import TASKS
-from othink_mr1.data.schema import QUARANTINE_SCHEMA, write_rows
+from othink_mr1.data.schema import QUARANTINE_SCHEMA, SCHEMA, ParquetSink
 from othink_mr1.data.synthetic import counting, geometry
 from othink_mr1.evaluation import predictions
 from othink_mr1.evaluation.score import prediction_rows, summarise
 from othink_mr1.grpo.rollout import Completion
+from othink_mr1.names import MODELS, TASKS
 
 SCENES = {"counting": counting.scene, "geometry": geometry.scene}
 # how often each model is right: same task, other task
 SKILL = {"base": (0.30, 0.22), "sft": (0.62, 0.18), "grpo": (0.60, 0.27), "grpo_d": (0.68, 0.29)}
-MODELS = ("base", *(f"{method}-{task}" for method in ("sft", "grpo", "grpo_d") for task in TASKS))
 
 GATES = {
     "counting": {
@@ -79,19 +78,25 @@ class _Silent:
         pass
 
 
+def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
+    with ParquetSink(path, schema) as sink:
+        for row in rows:
+            sink.write(row)
+
+
 def _make_data(root: Path, task: str, items: int, image_size: int) -> list[dict[str, Any]]:
     folder = root / "data" / task
     folder.mkdir(parents=True, exist_ok=True)
     rows = {}
     for split, size in (("train", items), ("validation", items // 4), ("test", items)):
         rows[split] = [_row(task, split, index, image_size) for index in range(size)]
-        write_rows(folder / f"{split}.parquet", rows[split])
+        _write(folder / f"{split}.parquet", rows[split], SCHEMA)
     bad = [
         {"task": task, "split": "train", "source": f"{task}.jsonl:{line}", "reason": reason, "detail": "",
          "image": None, "problem": "How many?", "answer": "many"}
         for line, reason in ((3, "answer"), (9, "answer"), (12, "leak"))
     ]  # fmt: skip
-    write_rows(folder / "quarantine.parquet", bad, QUARANTINE_SCHEMA)
+    _write(folder / "quarantine.parquet", bad, QUARANTINE_SCHEMA)
     return rows["test"]
 
 

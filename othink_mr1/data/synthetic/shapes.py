@@ -24,7 +24,6 @@ _LOW = -1.15  # lower edge of a sprite below the point where the solid stands, i
 LIGHTS = ((-2 / 7, -3 / 7, 6 / 7), (2 / 7, -3 / 7, 6 / 7), (3 / 7, -2 / 7, 6 / 7))
 # (cos, sin) of the turns a cube can have about the vertical.
 TURNS = ((24 / 25, 7 / 25), (12 / 13, 5 / 13), (4 / 5, 3 / 5), (3 / 5, 4 / 5), (5 / 13, 12 / 13))
-SHAPES = ("cube", "sphere", "cylinder", "cone", "torus")
 
 
 class Sprite(NamedTuple):
