@@ -16,13 +16,13 @@ from othink_mr1 import answers_r1v
 from othink_mr1.answers_exact import Quantity, UnreadableError, spell
 from othink_mr1.answers_strict import MAX_LENGTH, read_quantity
 from othink_mr1.errors import UserError
+from othink_mr1.names import TASKS
 
 
 class TruthError(UserError):
     """A solution that its protocol cannot read: an error of the data, not of the completion."""
 
 
-TASKS = ("counting", "geometry")
 PROTOCOLS = ("strict", "r1v")
 
 _TEENS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from othink_mr1 import answers_r1v
-from othink_mr1.answers import TASKS
+from othink_mr1.names import MODELS, TASKS
 from steps import harness
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from othink_mr1.data.reading import Samples
     from othink_mr1.models.processor import Processor
-
-METHODS = ("sft", "grpo", "grpo_d")
-MODELS = ("base", *(f"{method}-{task}" for method in METHODS for task in TASKS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from othink_mr1.data import expectations
 from othink_mr1.data.prepare import Prepared, prepare
+from othink_mr1.names import TASKS
 from steps import harness
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: a setting or a source is wrong, or a critical check failed.
     """
     parser = argparse.ArgumentParser(prog="python -m steps.prepare_data", description=__doc__)
-    parser.add_argument("--task", required=True, choices=("counting", "geometry"))
+    parser.add_argument("--task", required=True, choices=TASKS)
     task: str = parser.parse_args(arguments).task
 
     settings = harness.params(f"data.{task}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from othink_mr1.answers import TASKS
+from othink_mr1.names import TASKS
 from othink_mr1.stages import write_whole
 from steps import harness
 

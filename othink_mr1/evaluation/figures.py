@@ -5,9 +5,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1.answers import TASKS
 from othink_mr1.evaluation.curves import Curves
-from othink_mr1.evaluation.tables import METHODS, NAMES
+from othink_mr1.evaluation.tables import NAMES
+from othink_mr1.names import METHODS, TASKS
 from othink_mr1.stages import write_whole
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from othink_mr1.answers import PROTOCOLS, TASKS
+from othink_mr1.answers import PROTOCOLS
 from othink_mr1.evaluation import paper
 from othink_mr1.evaluation.predictions import read_metrics, right_items
 from othink_mr1.evaluation.statistics import Comparison, compare, settle, wilson_interval
+from othink_mr1.names import METHODS, MODELS, TASKS
 
-METHODS = ("sft", "grpo", "grpo_d")
 NAMES = {"base": "Base", "sft": "SFT", "grpo": "GRPO", "grpo_d": "GRPO-D"}
 KINDS = ("same-task", "cross-task")
 
@@ -31,9 +31,8 @@ def results(
     Raises:
         UserError: a model's files are missing or broken.
     """
-    models = ("base", *(f"{method}-{task}" for method in METHODS for task in TASKS))
-    metrics = {model: read_metrics(folder / model)["tasks"] for model in models}
-    right = {model: right_items(folder / model / "predictions.parquet") for model in models}
+    metrics = {model: read_metrics(folder / model)["tasks"] for model in MODELS}
+    right = {model: right_items(folder / model / "predictions.parquet") for model in MODELS}
     comparisons = {kind: _comparisons(kind, right, confidence) for kind in KINDS}
     return {
         "confidence": confidence,

@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from othink_mr1.answers import TASKS
 from othink_mr1.errors import UserError
 from othink_mr1.evaluation.curves import read_all
-from othink_mr1.evaluation.tables import METHODS, NAMES
+from othink_mr1.evaluation.tables import NAMES
+from othink_mr1.names import METHODS, TASKS
 from othink_mr1.report import wording
 from othink_mr1.report.charts import panels
 from othink_mr1.report.content import SideBySide, TaskData, side_by_side, task_data

@@ -8,7 +8,8 @@ from markupsafe import Markup, escape
 
 from othink_mr1.evaluation.curves import Curves
 from othink_mr1.evaluation.figures import CURVES, comparable
-from othink_mr1.evaluation.tables import METHODS, NAMES
+from othink_mr1.evaluation.tables import NAMES
+from othink_mr1.names import METHODS
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 26

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from othink_mr1.answers import truth_of
 from othink_mr1.data.reading import Samples, read_split
 from othink_mr1.evaluation.predictions import read_predictions
-from othink_mr1.evaluation.tables import METHODS, NAMES, model_for
+from othink_mr1.evaluation.tables import NAMES, model_for
+from othink_mr1.names import METHODS
 from othink_mr1.report.pictures import data_uri
 
 SPLITS = ("train", "validation", "test")

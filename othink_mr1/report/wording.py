@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from othink_mr1.answers import TASKS
 from othink_mr1.evaluation.tables import NAMES, markdown, model_for
+from othink_mr1.names import TASKS
 from othink_mr1.report.facts import Facts
 
 CANDIDATE = "grpo_d"

@@ -6,7 +6,7 @@ import pytest
 
 from othink_mr1.errors import UserError
 from othink_mr1.evaluation.predictions import right_items, write
-from othink_mr1.evaluation.tables import TASKS
+from othink_mr1.names import TASKS
 
 ROW = {"sample_id": "a", "task": TASKS[0], "prompt_kind": "reasoning", "correct_strict": True}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from othink_mr1.answers import TASKS
 from othink_mr1.errors import UserError
 from othink_mr1.evaluation.figures import accuracy_bars, save
 from othink_mr1.evaluation.predictions import read_predictions
 from othink_mr1.evaluation.tables import markdown, results
+from othink_mr1.names import TASKS
 from steps.tables import write_tables
 
 
