@@ -9,8 +9,6 @@ transformers under a name, and is told the layout by the shape of the mask it is
 """
 
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,17 +144,6 @@ def install(model: PreTrainedModel) -> None:
         return packed_logprobs(self, packed, **kwargs)
 
     model.forward = types.MethodType(forward, model)
-
-
-@contextmanager
-def ordinary_attention(model: PreTrainedModel) -> Iterator[None]:
-    """For saving: the config names transformers' own attention, which every reader has."""
-    text_config = model.config.get_text_config()
-    name, text_config._attn_implementation = text_config._attn_implementation, "sdpa"
-    try:
-        yield
-    finally:
-        text_config._attn_implementation = name
 
 
 def packed_logprobs(

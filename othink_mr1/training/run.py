@@ -18,7 +18,6 @@ import transformers
 
 from othink_mr1.digests import folder_digest
 from othink_mr1.errors import UserError
-from othink_mr1.grpo.shared_prefix import ordinary_attention
 from othink_mr1.models.loading import save_model
 from othink_mr1.training.logs import LogFile, write_curves
 from othink_mr1.training.trainer import StopAndReport, VisionLanguageTrainer, last_checkpoint
@@ -168,7 +167,6 @@ def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    with ordinary_attention(model):
-        save_model(model, trainer.processor, beside)
+    save_model(model, trainer.processor, beside)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from othink_mr1.grpo.shared_prefix import install, ordinary_attention
+from othink_mr1.grpo.shared_prefix import install
 from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
@@ -130,10 +130,6 @@ class VisionLanguageTrainer(Trainer):
         self.log(dict(metrics))
         self._log_started += time.perf_counter() - began
         return metrics
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        with ordinary_attention(self.accelerator.unwrap_model(self.model)):
-            super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
         # Qwen-VL checkpoints are saved under older names of their weights. `from_pretrained` translates them; the

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from othink_mr1.grpo.rollout import Sampling, generate, noise
-from othink_mr1.grpo.shared_prefix import PackedBatch, chunked_logprobs, install, ordinary_attention
+from othink_mr1.grpo.shared_prefix import PackedBatch, chunked_logprobs, install
 from othink_mr1.models.processor import PromptBatch
 from tests.grpo.families import FAMILIES, QUESTIONS, model, pictures, processor
 
@@ -107,8 +107,7 @@ def test_ordinary_calls_and_saved_configs_stay_ordinary(tmp_path) -> None:
     before = net(**inputs).logits
     install(net)
     assert torch.equal(net(**inputs).logits, before)
-    with ordinary_attention(net):
-        net.save_pretrained(tmp_path)
+    net.save_pretrained(tmp_path)
     assert "shared_prefix" not in (tmp_path / "config.json").read_text()
 
 
