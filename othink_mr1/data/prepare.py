@@ -33,6 +33,7 @@ class Split:
     source: str
     licence: str | None = None
     digest: str | None = None
+    identity: str | None = None  # see `sources.Source`
     read: int = 0
     rows: int = 0
     drawn: int = 0  # train rows that became validation
@@ -81,7 +82,9 @@ def prepare(
         if split != "validation" or fraction is None
     }
     sources = {split: open_source(request) for split, request in requests.items()}
-    splits = {split: Split(source.name, source.licence, source.digest) for split, source in sources.items()}
+    splits = {
+        split: Split(source.name, source.licence, source.digest, source.identity) for split, source in sources.items()
+    }
     with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
         _read_all(task, sources, splits, folder, quarantine, progress)
         verdict = settle({split: found.entries for split, found in splits.items()}, _same_content(splits))
@@ -98,8 +101,8 @@ def prepare(
 
 
 def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
-    """The pairs of splits that were given one and the same source: by its digest, not by where it lies."""
-    known = {split: found.digest for split, found in splits.items() if found.digest is not None}
+    """The pairs of splits that were given one and the same source: by what it is, not by where it lies."""
+    known = {split: found.identity for split, found in splits.items() if found.identity is not None}
     return {(one, other) for one in known for other in known if one != other and known[one] == known[other]}
 
 

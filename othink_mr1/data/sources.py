@@ -9,6 +9,10 @@ Settings, as they stand under `data.<task>.<split>` of the resolved parameters:
 | synthetic | size | int >= 1 | rows |
 | | image_size | int, 48 to 1024, default 128 | side of the square pictures, pixels |
 | jsonl | sha256 | text | digest of the file and its pictures, put in by `resolve`; the path is in `local.paths` |
+| hub | name | text | a dataset of the hub; a folder in the form of one has sha256 and a path, as jsonl |
+| | split | text, default train | |
+| | revision | text or null | a commit, branch or tag; null is what the hub has on that day |
+| | columns | mapping | the dataset's own names of our columns, where they differ (see `hub`) |
 
 `validation` may instead be `fraction` (above 0, below 1): drawn from train. Beside the splits stand `train_samples`
 (null or int >= 1) and `checks` (see `expectations`).
@@ -23,20 +27,31 @@ A jsonl row holds the keys of R1-V or ours; pictures are named relative to the f
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from othink_mr1.data.checks import RawRow, printable
 from othink_mr1.data.pictures import MOST_PIXELS, RowError, encode
 from othink_mr1.data.synthetic import counting, geometry
 from othink_mr1.errors import UserError
 
+if TYPE_CHECKING:
+    import datasets
+
 Job = Callable[[], RawRow]
 _SCENES = {"counting": counting.scene, "geometry": geometry.scene}
 _LEAST_IMAGE_SIZE = 48
+# The columns of the datasets that the paper's models and those of R1-V were trained on.
+_HUB_COLUMNS = {
+    "leonardPKU/clevr_cogen_a_train": ("image", "problem", "solution"),
+    "MMInstruction/Clevr_CoGenT_TrainA_R1": ("image", "problem", "solution", "thinking"),
+    "leonardPKU/GEOQA_R1V_Train_8K": ("image", "problem", "solution"),
+}
 _MOST_BYTES = 4 * MOST_PIXELS  # of a picture's file: no picture that is accepted needs more
 
 
@@ -58,13 +73,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """`jobs`, in a fixed order; `rows`, how many there are; `licence` and `digest` of the content, None if unknown."""
+    """`jobs`, in a fixed order; `rows`, how many there are; `licence` and `digest` of the content, None if unknown.
+
+    `identity`: two sources with the same one are the same data; None where only the rows can tell.
+    """
 
     name: str
     jobs: Iterator[Job]
     rows: int
     licence: str | None = None
     digest: str | None = None
+    identity: str | None = None
 
 
 def open_source(request: Request) -> Source:
@@ -110,7 +129,8 @@ def jsonl(request: Request) -> Source:
     if not numbered:
         raise UserError(f"{path}: holds no rows; {request.key} needs at least one")
     jobs = (partial(_read_line, request.split, path, number, line) for number, line in numbered)
-    return Source("jsonl", jobs, len(numbered), digest=request.settings.get("sha256"))
+    digest = request.settings.get("sha256")
+    return Source("jsonl", jobs, len(numbered), digest=digest, identity=digest)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -172,6 +192,107 @@ def _picture_bytes(folder: Path, name: Any) -> bytes:
         raise RowError("picture_missing", f"{shown} cannot be read ({why})") from None
 
 
+def hub(request: Request) -> Source:
+    """A dataset of the Hugging Face hub, or a folder in the same form (parquet files, say, and a README.md).
+
+    It is fetched once, into the cache under HF_HOME, and read from there without a network afterwards. Rows need a
+    picture, a question and an answer, in the columns `image`, `problem`, and `solution` or `answer`; `thinking` is
+    taken where it is. Code that a dataset may bring is never run (`datasets` has no way to from version 4 on).
+
+    Raises:
+        UserError: it cannot be fetched or read, has no such split, or lacks a column.
+    """
+    settings, folder = request.settings, request.path
+    if folder is None and not settings.get("name"):
+        raise UserError(f"{request.key}.name: it is not set; the name of a dataset is needed, such as owner/name")
+    name = str(settings["name"] if folder is None else folder.resolve())
+    loaded = _load_dataset(request, name)
+    columns = _columns(request, name, loaded.column_names)
+    inside = _cache() if folder is None else folder
+    shown = printable(name if folder is None else folder.name)
+    jobs = (
+        partial(
+            _read_hub_row, request.split, f"{shown}:{number}", inside, {ours: row[of] for ours, of in columns.items()}
+        )
+        for number, row in enumerate(loaded)
+    )
+    if folder is None and settings.get("revision") is None:
+        _warn_unpinned(request, name, loaded)
+    identity = f"{settings.get('sha256') or name}@{settings.get('revision')}:{settings.get('split')}"
+    return Source("hub", jobs, len(loaded), loaded.info.license or None, settings.get("sha256"), identity)
+
+
+def _load_dataset(request: Request, name: str) -> "datasets.Dataset":
+    """The split as it lies in the cache, its pictures not decoded."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets  # seconds, for those alone who need it
+
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(
+            name, split=request.settings.get("split", "train"), revision=request.settings.get("revision")
+        )
+    except Exception as error:  # network, disk, rights, broken files: whatever it is, the dataset cannot be had
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{request.key}: the dataset {printable(name)} cannot be loaded ({why}); without a network it has to be in "
+            f"the cache of the Hugging Face hub (HF_HOME), or give a file: source: jsonl, path: ..."
+        ) from None
+    if not len(loaded):
+        raise UserError(f"{request.key}: the dataset {printable(name)} holds no rows; at least one is needed")
+    pictures = [column for column, kind in loaded.features.items() if isinstance(kind, datasets.Image)]
+    for column in pictures:
+        loaded = loaded.cast_column(column, datasets.Image(decode=False))
+    return loaded
+
+
+def _columns(request: Request, name: str, there: list[str]) -> dict[str, str]:
+    """Our columns to the dataset's."""
+    chosen = dict(request.settings.get("columns") or {})
+    wanted = {ours: chosen.get(ours, ours) for ours in ("image", "problem", "solution", "answer", "thinking")}
+    found = {ours: of for ours, of in wanted.items() if of in there}
+    needed = [*_HUB_COLUMNS.get(name, ("image", "problem")), *chosen]
+    missing = [ours for ours in needed if ours not in found]
+    if not missing and not {"solution", "answer"} & set(found):
+        missing = ["solution"]
+    if missing:
+        ours = missing[0]
+        raise UserError(
+            f"{request.key}: the dataset {printable(name)} has no column {wanted[ours]!r} (it has {', '.join(there)}); "
+            f"say which is ours: {request.key}.columns={{{ours}: <its name>}}"
+        )
+    return found
+
+
+def _read_hub_row(split: str, source: str, inside: Path, values: Mapping[str, Any]) -> RawRow:
+    texts: dict[str, Any] = {name: values.get(name) for name in ("problem", "answer", "solution", "thinking")}
+    row = partial(RawRow, split=split, source=source, **texts)
+    picture = values["image"]
+    if isinstance(picture, dict):
+        picture = picture.get("bytes") or picture.get("path")
+    try:
+        # A picture that lies beside the dataset's files: a row cannot name any other file of this machine.
+        return row(picture=picture if isinstance(picture, bytes) else _picture_bytes(inside, picture))
+    except RowError as why:
+        return row(failure=(why.reason, why.detail))
+
+
+def _cache() -> Path:
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME)
+
+
+def _warn_unpinned(request: Request, name: str, loaded: "datasets.Dataset") -> None:
+    commits = {address.partition("@")[2].partition("/")[0] for address in loaded.info.download_checksums or ()} - {""}
+    today = f" (today {min(commits)})" if len(commits) == 1 else ""
+    print(
+        f"{request.key}: warning: {printable(name)} without a revision is not reproducible: the hub may hold other "
+        f"rows tomorrow; set {request.key}.revision to a commit{today}",
+        file=sys.stderr,
+    )
+
+
 def _whole(request: Request, name: str, least: int, default: int | None = None) -> int:
     value = request.settings.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -179,4 +300,4 @@ def _whole(request: Request, name: str, least: int, default: int | None = None) 
     return value
 
 
-SOURCES: dict[str, Callable[[Request], Source]] = {"synthetic": synthetic, "jsonl": jsonl}
+SOURCES: dict[str, Callable[[Request], Source]] = {"synthetic": synthetic, "jsonl": jsonl, "hub": hub}

@@ -103,7 +103,8 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_used() -> None:
-    assert "'hub'" in refused({"source": "hub"})
+    assert "'web'" in refused({"source": "web"})
+    assert "data.counting.train.name: it is not set" in refused({"source": "hub"})
     assert "size: None should be a whole number of at least 1" in refused({"source": "synthetic"})
     assert "image_size: 20" in refused({"source": "synthetic", "size": 3, "image_size": 20})
     assert "no synthetic scenes of 'chess'" in refused({"source": "synthetic", "size": 3}, task="chess")
