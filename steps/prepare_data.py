@@ -1,17 +1,20 @@
 """Makes the data of one task: reads or renders its sources, checks every row and the whole, writes the splits.
 
 Out: data/<task>/{train,validation,test,quarantine}.parquet and provenance.json; data_docs/<task>/, a site that shows
-the checks. If a critical check fails nothing is replaced: the last good version stays where it is.
+the checks. If a critical check fails nothing is written in their place. DVC takes the last good version away before it
+runs a stage, and still has it in its cache: the message says how to get it back.
 """
 
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from othink_mr1.data import expectations
 from othink_mr1.data.prepare import Prepared, prepare
+from othink_mr1.errors import UserError
 from othink_mr1.names import TASKS
 from steps import harness
 
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = harness.params(f"data.{task}")
     seed = harness.params("seed")
     paths = {key: Path(path) for key, path in harness.params("local.paths").items()}
-    with harness.stage(f"prepare_data@{task}") as stage:
+    with harness.stage(f"prepare_data@{task}") as stage, _way_back(task):
         staging = _empty(Path(".othink/prepare") / task)
         made, docs = _empty(staging / "data"), staging / "data_docs"
         prepared = prepare(task, settings, seed, paths, made, stage.progress)
@@ -41,6 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _replace(made, Path("data") / task)
         _replace(docs, Path("data_docs") / task)
         shutil.rmtree(staging)
+
+
+@contextmanager
+def _way_back(task: str) -> Iterator[None]:
+    """Adds to a user's mistake how the data that DVC took away can be had again."""
+    try:
+        yield
+    except UserError as error:
+        taken = not (Path("data") / task).exists()
+        if taken and f"prepare_data@{task}:" in _text(Path("dvc.lock")):
+            raise UserError(f"{error}; `dvc checkout prepare_data@{task}` brings the last good data back") from None
+        raise
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _empty(folder: Path) -> Path:

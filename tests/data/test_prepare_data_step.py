@@ -80,6 +80,52 @@ def test_a_run_a_second_run_and_one_that_fails_its_checks(tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["counting"]
 
 
+DVC_YAML = """
+stages:
+  prepare_data:
+    matrix: {task: [counting]}
+    cmd: python -m steps.prepare_data --task ${item.task}
+    params:
+      - .othink/params.yaml:
+          - data.${item.task}
+    outs:
+      - data/${item.task}
+      - data_docs/${item.task}
+"""
+
+
+@pytest.mark.slow
+def test_what_dvc_took_away_before_a_failed_check_can_be_had_again(tmp_path: Path) -> None:
+    def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    def reproduce() -> subprocess.CompletedProcess[str]:
+        return dvc("repro", "--single-item", "prepare_data@counting")
+
+    dvc("init", "--no-scm", "--quiet")
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    broken = {"source": "jsonl", "sha256": "x"}
+    resolved(tmp_path, {"data.counting.train": write_jsonl(tmp_path, [row(9, ground_truth="many")])}, train=broken)
+    way_back = "`dvc checkout prepare_data@counting` brings the last good data back"
+    first = reproduce()
+    assert "answer_not_a_count" in first.stderr
+    assert way_back not in first.stderr  # there were none
+
+    resolved(tmp_path)
+    assert reproduce().returncode == 0
+    good = contents(tmp_path / "data" / "counting")
+    resolved(tmp_path, {"data.counting.train": tmp_path / "rows.jsonl"}, train=broken)
+    failed = reproduce()
+    assert failed.returncode != 0
+    assert way_back in failed.stderr
+    assert not (tmp_path / "data" / "counting").exists()
+    assert dvc("checkout", "prepare_data@counting").returncode == 0
+    assert contents(tmp_path / "data" / "counting") == good
+
+
 def test_geometry_and_a_users_test_set(tmp_path: Path) -> None:
     rows = [row(number, question="Find x.", ground_truth=r"2\sqrt{3}") for number in range(3)] + [row(0), row(0)]
     path = write_jsonl(tmp_path, rows)
