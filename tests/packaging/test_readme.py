@@ -1,6 +1,7 @@
 """The README names what exists: files, make targets, commands, options, links."""
 
 import re
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from othink_mr1 import config
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -84,6 +87,13 @@ def test_every_command_and_option_exists(command: str) -> None:
     text = help_of(words[1])
     for option in (word for word in words if word.startswith("--")):
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"{command}: {option}"
+
+
+@pytest.mark.parametrize("command", [command for command in OTHINK if "--set" in command])
+def test_every_setting_is_one_that_params_yaml_may_have(command: str) -> None:
+    words = shlex.split(command)
+    settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    config.resolve(None, settings, ROOT, absent_ok=True)
 
 
 def test_every_profile_exists() -> None:
