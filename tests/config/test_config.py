@@ -180,6 +180,19 @@ def test_a_reward_of_ones_own_stands_beside_those_of_the_paper() -> None:
         assert "reward_funcs" not in train["sft"][task]
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_trainers_take_every_setting_that_they_are_given(tmp_path: Path, profile: str) -> None:
+    from othink_mr1.grpo.config import GRPODConfig
+    from othink_mr1.sft import SFTConfig
+
+    train = resolved("reward.extra={my_rewards:short: -0.5}", "sft.max_length=99", profile=profile)["train"]
+    for method in METHODS:
+        for task in TASKS:
+            kind = SFTConfig if method == "sft" else GRPODConfig
+            made = kind(output_dir=str(tmp_path), use_cpu=True, **train[method][task])
+            assert made.learning_rate == train[method][task]["learning_rate"]
+
+
 def test_the_longest_sequence_of_sft_can_be_set() -> None:
     assert "max_length" not in resolved()["train"]["sft"]["counting"]
     assert resolved("sft.max_length=99")["train"]["sft"]["geometry"]["max_length"] == 99
