@@ -5,6 +5,7 @@ not exist (`prefect deploy` fails without), and each pool that `pools` in params
 """
 
 import argparse
+import contextlib
 import copy
 import os
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from flows import server
 from flows.project import find_root
 from othink_mr1 import config, stages
 from othink_mr1.errors import UserError
@@ -66,22 +68,14 @@ def deploy(root: Path) -> list[str]:
 
 
 def _create_missing(pools: Sequence[str]) -> None:
-    import httpx
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+    from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client, server.plainly(str(client.api_url)):
         for pool in pools:
-            try:
+            with contextlib.suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-            except ObjectAlreadyExists:
-                continue
-            except PrefectHTTPStatusError as error:
-                hint = "; set PREFECT_API_AUTH_STRING" if error.response.status_code == 401 else ""
-                raise UserError(f"{client.api_url}: refused with {error.response.status_code}{hint}") from None
-            except httpx.TransportError as error:
-                raise UserError(f"PREFECT_API_URL: {client.api_url} does not answer ({type(error).__name__})") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

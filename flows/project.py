@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def step_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def prepare_prefect(root: Path) -> bool:
     """Settle where Prefect keeps its records, before it is imported.
 
-    A user's own server, home or profile is used as it is. Without one the records lie in the project, under
-    `.othink/prefect`, and nothing is written to the user's home; where `othink ui` runs, its server is used.
+    A server that the user's environment or active profile names is used as it is. Without one the records lie in the
+    project, under `.othink/prefect`, whatever else the profile sets, and nothing is written to the user's home; where
+    `othink ui` runs, its server is used.
 
     Returns:
         Whether the run needs a server of its own.
@@ -82,9 +84,12 @@ def prepare_prefect(root: Path) -> bool:
         os.environ[name] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     if os.environ.get("PREFECT_API_URL"):
         return False
-    own_profiles = Path.home() / ".prefect" / "profiles.toml"
-    if os.environ.get("PREFECT_PROFILE") or (own_profiles.exists() and "PREFECT_HOME" not in os.environ):
-        return False  # Prefect reads the profile itself, and starts a server where it names none
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    if _names_server(profiles):
+        return False
+    if profiles.exists():
+        os.environ.setdefault("PREFECT_PROFILES_PATH", str(profiles))
     os.environ.setdefault("PREFECT_HOME", str(root / ".othink" / "prefect"))
     from othink_mr1 import tracking
 
@@ -93,3 +98,15 @@ def prepare_prefect(root: Path) -> bool:
         return True
     os.environ["PREFECT_API_URL"] = f"{server.rstrip('/')}/api"
     return False
+
+
+def _names_server(profiles: Path) -> bool:
+    """Whether the active profile says where Prefect's API is. One that does not (as Prefect's own `ephemeral`) would
+    make Prefect start a server by itself, which a killed run leaves behind.
+    """
+    try:
+        content = tomllib.loads(profiles.read_text(encoding="utf-8"))
+        active = os.environ.get("PREFECT_PROFILE") or content.get("active")
+        return bool(content["profiles"][active].get("PREFECT_API_URL"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

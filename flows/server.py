@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flows.run_lock import Run
@@ -79,6 +81,37 @@ class Server:
                 return bool(reply.status == 200)
         except OSError:
             return False
+
+
+def check_configured() -> None:
+    """Make sure that the server which the user configured takes calls: a flow that begins without fails in its midst.
+
+    Raises:
+        UserError: it does not answer, or it refuses.
+    """
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client, plainly(str(client.api_url)):
+        client.read_flows(limit=1)
+
+
+@contextmanager
+def plainly(address: str) -> Iterator[None]:
+    """Say in one line that a Prefect server does not answer or refuses.
+
+    Raises:
+        UserError: it does.
+    """
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        hint = "; set PREFECT_API_AUTH_STRING" if error.response.status_code == 401 else ""
+        raise UserError(f"{address}: refused with {error.response.status_code}{hint}") from None
+    except httpx.TransportError as error:
+        raise UserError(f"PREFECT_API_URL: {address} does not answer ({type(error).__name__})") from None
 
 
 def _free_port() -> int:

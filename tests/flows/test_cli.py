@@ -87,6 +87,14 @@ def test_params_yaml_that_cannot_be_read_is_one_line(project: Path, text: str | 
     assert done.returncode == 1
 
 
+def test_a_server_that_is_down_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = othink(project, "run", "--profile", "smoke", "--only", "resolve")
+    assert done.returncode == 1
+    assert lines(done)[-1] == "othink: PREFECT_API_URL: http://127.0.0.1:9/api does not answer (ConnectError)"
+    assert not (project / ".othink/params.yaml").exists()
+
+
 def test_without_a_repository_it_says_so(project: Path) -> None:
     subprocess.run(["rm", "-rf", ".git"], cwd=project, check=True)
     done = subprocess.run(
