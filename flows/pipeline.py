@@ -26,10 +26,11 @@ from flows.board import Board
 from flows.execute import GRACE, StageFailedError, StageInterruptedError
 from flows.machine import Slots
 from flows.plan import CACHED, OUTSIDE
+from flows.pool import cancel_left_in_pools, run_in_pool
 from flows.project import find_root
 from flows.request import Request, prepare
 from flows.run_lock import Run, running
-from flows.stage import Done, Job, point_at_run, run_in_pool, run_mirrored, stopping, time_limit
+from flows.stage import Done, Job, point_at_run, run_mirrored, time_limit
 from othink_mr1 import config, dvc_lock, stages, tracking
 from othink_mr1.errors import UserError
 from othink_mr1.settings import METHODS, TASKS
@@ -64,7 +65,7 @@ def chain(stage: Step, act: Step) -> None:
     act("report", after=[tables], ended=champions)
 
 
-@flow(name="pipeline", flow_run_name="othink run", task_runner=_RUNNER)
+@flow(name="pipeline", flow_run_name="othink run", task_runner=_RUNNER, result_serializer="json")
 def pipeline(
     profile: str | None = None,
     overrides: list[str] | None = None,
@@ -184,7 +185,7 @@ class Conductor:
     def _run(self, job: Job, pool: str | None) -> Done:
         if pool is not None:
             self._begin(job.name)
-            return run_in_pool(pool, job, self.request.profile, list(self.request.overrides))
+            return run_in_pool(pool, job, self.request.profile, list(self.request.overrides), self.run, self.stop)
         with self.slots.take() as environment:
             self._begin(job.name)
             return run_mirrored(job, self.run, self.stop, environment)
@@ -210,19 +211,19 @@ class Conductor:
 def _execute(request: Request, run: Run, board: Board) -> Outcomes:
     root, settings = request.root, request.settings
     tracking.connect(root, settings.tracking.uri, settings.tracking.experiment)
+    cancel_left_in_pools(run)
     config.write_selection(root, request.profile, request.overrides)
     tags = {"othink.profile": request.profile or config.DEFAULT_PROFILE, "othink.flow_run": str(flow_run.id)}
     with tracking.pipeline_run(root, request.params, tags) as parent:
         conductor = Conductor(request, run, board, parent)
-        with stopping(conductor.stop):
-            try:
-                chain(conductor.step, conductor.step)
-                wait(conductor.futures)
-            except BaseException:
-                # Stopped: the steps save what they have before MLflow's run is closed over them.
-                conductor.stop.set()
-                wait(conductor.futures, timeout=2 * GRACE)
-                raise
+        try:
+            chain(conductor.step, conductor.step)
+            wait(conductor.futures)
+        except BaseException:
+            # Stopped: the steps save what they have before MLflow's run is closed over them.
+            conductor.stop.set()
+            wait(conductor.futures, timeout=2 * GRACE)
+            raise
         outcomes = _in_order(conductor)
         _remember_runs(root, outcomes)
         bad = [entry for entry in outcomes.values() if entry["outcome"] in ("failed", "interrupted")]

@@ -4,6 +4,7 @@ A run that gets SIGKILL leaves behind what it had started: DVC, the step under i
 are noted in `.othink/runs/<pid>.json` while they live; the next run ends them.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,6 +33,7 @@ class Run:
         self._file = root / stages.WORK / _RUNS / f"{os.getpid()}.json"
         self._guard = threading.Lock()
         self._children: dict[str, list[str]] = {}
+        self._pooled: dict[str, str] = {}
 
     def note(self, what: str, pids: list[int]) -> None:
         """Write down processes under a name; what each one's process group holds counts too."""
@@ -46,17 +48,37 @@ class Run:
             self._children.pop(what, None)
             self._write()
 
+    def note_pooled(self, what: str, flow_run_id: str) -> None:
+        """Write down a flow run that was sent to a work pool, where no process id reaches."""
+        with self._guard:
+            self._pooled[what] = flow_run_id
+            self._write()
+
+    def forget_pooled(self, what: str) -> None:
+        """The flow run under this name has ended."""
+        with self._guard:
+            self._pooled.pop(what, None)
+            self._write()
+
+    @property
+    def pooled(self) -> dict[str, str]:
+        """The flow runs in work pools, by name; at first those that dead runs left behind."""
+        with self._guard:
+            return dict(self._pooled)
+
     def _write(self) -> None:
-        if not self._children:
+        if not self._children and not self._pooled:
             self._file.unlink(missing_ok=True)
             return
-        entry = {"process": str(processes.current()), "children": self._children}
+        entry = {"process": str(processes.current()), "children": self._children, "pooled": self._pooled}
         stages.write_whole(self._file, json.dumps(entry, indent=1) + "\n")
 
 
 @contextmanager
 def running(root: Path) -> Iterator[Run]:
-    """Hold the project's run lock; what an earlier, dead run left behind is ended first.
+    """Hold the project's run lock; what an earlier, dead run left behind on this machine is ended first.
+
+    What it left in work pools is noted in the run that is given, for the flow to cancel: that takes a server.
 
     Raises:
         UserError: another run lives.
@@ -68,9 +90,12 @@ def running(root: Path) -> Iterator[Run]:
         _take(descriptor, root)
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{processes.current()}\n".encode(), 0)
+        run = Run(root)
+        for name, flow_run_id in _left_in_pools(root).items():
+            run.note_pooled(name, flow_run_id)
         end_leftovers(root)
         repair_dvc(root)
-        yield Run(root)
+        yield run
     finally:
         os.close(descriptor)
 
@@ -148,6 +173,18 @@ def _read(file: Path) -> tuple[processes.Process | None, list[processes.Process]
         return processes.parse(entry["process"]), [process for process in found if process is not None]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, []
+
+
+def _left_in_pools(root: Path) -> dict[str, str]:
+    """Flow runs that runs which are dead had sent to work pools."""
+    left: dict[str, str] = {}
+    for file in (root / stages.WORK / _RUNS).glob("*.json"):
+        owner, _ = _read(file)
+        if owner is None or not owner.alive:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                found = json.loads(file.read_text()).get("pooled") or {}
+                left |= {str(name): str(flow_run_id) for name, flow_run_id in found.items()}
+    return left
 
 
 def _group_alive(process: processes.Process) -> bool:

@@ -1,25 +1,16 @@
 """One DVC stage as one Prefect task, here or on a worker of a pool, mirrored to MLflow while it runs.
 
-`stage` is the flow that a work pool's deployment runs (prefect.yaml). The pipeline calls it by `run_deployment` for
-the steps that `pools` in params.yaml names: whichever deployment of the flow "stage" lies in that pool is taken.
+`stage` is the flow that a work pool's deployment runs (prefect.yaml); flows/pool.py sends it there.
 """
 
-import logging
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from typing import Any
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.artifacts import create_link_artifact
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, WorkPoolFilter, WorkPoolFilterName
-from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 
@@ -29,7 +20,6 @@ from flows.project import find_root
 from flows.run_lock import Run
 from othink_mr1 import config, stages, tracking
 from othink_mr1.dvc_lock import StageDigests
-from othink_mr1.errors import UserError
 
 # Seconds between two looks at a step's log for MLflow.
 _MIRROR_EVERY = 2.0
@@ -96,7 +86,7 @@ def point_at_run(job: Job, outcome: str, made: StageDigests | None = None) -> Do
     return _linked(job, outcome, run_id)
 
 
-@flow(name="stage", flow_run_name="{name}")
+@flow(name="stage", flow_run_name="{name}", result_serializer="json")
 def stage(
     name: str,
     parent_run_id: str | None = None,
@@ -122,72 +112,19 @@ def stage(
     root = find_root()
     settings = config.load(root, profile, overrides or ())
     tracking.connect(root, settings.tracking.uri, settings.tracking.experiment)
-    run, stop = Run(root), threading.Event()
-    with stopping(stop):
-        params = _ensure_params(root, profile, list(overrides or ()), run, stop)
-        limit = time_limit(settings.flow.time_limit, name)
-        done = run_mirrored(Job(root, name, params, parent_run_id, force, limit), run, stop)
+    # A cancelled flow run gets SIGTERM, which Prefect's own handler turns into an exception here, in `run_stage`, which
+    # then ends the step. A handler of ours would make Prefect take the cancelled run for a crashed one.
+    run, never = Run(root), threading.Event()
+    params = _ensure_params(root, profile, list(overrides or ()), run, never)
+    limit = time_limit(settings.flow.time_limit, name)
+    done = run_mirrored(Job(root, name, params, parent_run_id, force, limit), run, never)
     return {"outcome": done.outcome, "run_id": done.run_id, "url": done.url}
-
-
-def run_in_pool(pool: str, job: Job, profile: str | None, overrides: list[str]) -> Done:
-    """Send a stage to a work pool and wait for it.
-
-    Raises:
-        UserError: no deployment of the flow "stage" lies in the pool.
-        StageFailedError: it did not complete there.
-    """
-    # A new attempt needs a new key: the same key gives back the same run, even a failed one.
-    key = f"{flow_run.id}/{job.name}/{task_run.run_count}"
-    parameters = {
-        "name": job.name,
-        "parent_run_id": job.parent_run_id,
-        "profile": profile,
-        "overrides": overrides,
-        "force": job.force,
-    }
-    # In a synchronous task it answers when the run has ended, whatever its type says.
-    sent = cast(
-        FlowRun,
-        run_deployment(
-            _deployment_in(pool), parameters=parameters, idempotency_key=key, poll_interval=1, flow_run_name=job.name
-        ),
-    )
-    state = sent.state
-    if state is None or not state.is_completed():
-        # The worker may be on another machine: its last word is in the state's message.
-        word = state.message if state is not None and state.message else "it did not complete"
-        raise StageFailedError(f"{job.name} in pool {pool}: {word.removeprefix('Flow run encountered an exception: ')}")
-    return point_at_run(job, "ran")
 
 
 def time_limit(limits: dict[str, float], name: str) -> float | None:
     """Seconds that a stage may take, from `flow.time_limit` (minutes, by the name before the "@")."""
     minutes = limits.get(name.partition("@")[0])
     return None if minutes is None else minutes * 60
-
-
-@contextmanager
-def stopping(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the running stages first, then do what they did before (Prefect's cancelling)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        handler = before[signal.Signals(number)]
-        if callable(handler):
-            handler(number, frame)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Mirror:
@@ -239,20 +176,6 @@ def _linked(job: Job, outcome: str, run_id: str | None) -> Done:
     return Done(outcome, run_id, url)
 
 
-def _deployment_in(pool: str) -> Any:
-    with get_client(sync_client=True) as client:
-        found = client.read_deployments(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["stage"])),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
-        )
-    if not found:
-        raise UserError(
-            f"pools: no deployment of the flow 'stage' lies in work pool {pool!r}; "
-            "create the pool and run `prefect --no-prompt deploy --all`"
-        )
-    return found[0].id
-
-
 def _ensure_params(
     root: Path, profile: str | None, overrides: list[str], run: Run, stop: threading.Event
 ) -> dict[str, Any]:
@@ -262,6 +185,3 @@ def _ensure_params(
         config.write_selection(root, profile, overrides)
         run_stage(root, "resolve", run, stop)
     return wanted.params
-
-
-logging.getLogger("prefect.deployments").setLevel(logging.WARNING)

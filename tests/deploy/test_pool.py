@@ -1,6 +1,7 @@
 """A stage that goes to a work pool runs there: a real server, a real process worker, a real DVC stage."""
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from othink_mr1 import config
+from othink_mr1 import config, processes, stages
 from tests.deploy.conftest import BIN, PATIENCE, Server, api, background
 
 pytestmark = pytest.mark.slow
@@ -78,3 +79,64 @@ def test_the_pipeline_sends_training_to_the_pool_that_params_yaml_names(
     status = json.loads((project / ".othink" / "stages" / f"{step}.json").read_text())
     assert status["state"] == "done"
     assert str(status["owner"]).split(":")[0] == run["infrastructure_pid"].rpartition(":")[2]
+
+
+LONG = ("--only", "train@sft-counting", "--set", "pools.train=gpu", "--set", "sft.max_steps=100000")
+
+
+def long_run(server: Server, project: Path, log: Path) -> "tuple[subprocess.Popen[str], processes.Process]":
+    """Start a run whose training goes to the pool and takes long; yields it once the step is at work there."""
+    began = time.time()
+    run = subprocess.Popen(
+        [str(BIN / "othink"), "run", "--profile", "smoke", *LONG],
+        cwd=project,
+        env={**server.environment, "PYTHONPATH": str(project)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        status = stages.read_status("train@sft-counting", project) or {}
+        if status.get("started_at", 0) > began and status["progress"]["done"] > 1:
+            step = processes.find(status["pid"])
+            assert step is not None
+            return run, step
+        assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.2)
+    run.kill()
+    raise AssertionError(log.read_text())
+
+
+def latest(server: Server) -> dict:
+    named = {"flow_runs": {"name": {"any_": ["train@sft-counting"]}}, "sort": "START_TIME_DESC", "limit": 1}
+    return dict(api(server, "/flow_runs/filter", named)[0])
+
+
+def test_a_stop_reaches_the_stage_in_the_pool(deployed: Server, project: Path, worker: Path) -> None:
+    run, step = long_run(deployed, project, worker)
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 130, output
+    assert not step.alive
+    assert latest(deployed)["state_type"] == "CANCELLED", worker.read_text()
+    assert (stages.read_status("train@sft-counting", project) or {})["state"] == "interrupted"
+    assert list((project / ".othink" / "checkpoints").glob("train@sft-counting-*/checkpoint-*"))
+
+
+def test_what_a_killed_run_left_in_the_pool_is_cancelled_by_the_next(
+    deployed: Server, project: Path, worker: Path
+) -> None:
+    run, step = long_run(deployed, project, worker)
+    run.kill()
+    run.communicate()
+    assert step.alive
+    command = [str(BIN / "othink"), "run", "--profile", "smoke", "--only", "resolve"]
+    environment = {**deployed.environment, "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert not step.alive
+    assert latest(deployed)["state_type"] == "CANCELLED"
+    assert not list((project / ".othink" / "runs").glob("*.json"))
