@@ -21,6 +21,8 @@ from othink_mr1.tracking_store import store
 
 _PAST = "othink.past_champions"
 _ROLLED_BACK = "othink.rolled_back"
+# What a refused version was asked last, so that a run which changed nothing need not ask again; and why it was refused.
+_ASKED, _REFUSED = "gates.asked", "gates.refused"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,12 @@ def best_method(root: Path, task: str) -> str:
 
 
 def promote(
-    root: Path, settings: Config, task: str, version: str | int | None = None, new_test_set: bool = False
+    root: Path,
+    settings: Config,
+    task: str,
+    version: str | int | None = None,
+    new_test_set: bool = False,
+    only_new: bool = False,
 ) -> Promotion:
     """Make a version the champion if it passes the gates.
 
@@ -76,6 +83,7 @@ def promote(
         version: number or alias; the candidate if not given.
         new_test_set: the test set was changed on purpose: hold the version against its base, as a first champion,
             and not against a champion that answered other items.
+        only_new: do not ask again where the same answers were refused by the same limits before.
 
     Raises:
         UserError: no such version; MLflow does not answer.
@@ -84,10 +92,10 @@ def promote(
         before = registry.champion(root, task)
         old = before.version if before else None
         if version is None and not _has_candidate(root, task) and before is not None:
-            return _unchanged(before, "is the champion, and no candidate waits")
+            return _unchanged(before, "is the champion, and no candidate waits", old)
         entry = registry.version(root, task, str(version or CANDIDATE))
         if before is not None and before.version == entry.version:
-            return _unchanged(entry, "is the champion already")
+            return _unchanged(entry, "is the champion already", old)
         if version is None and _ROLLED_BACK in entry.tags:
             return Promotion(
                 task, entry.version, entry.method, "refused", old, (),
@@ -95,18 +103,25 @@ def promote(
                 f"`othink promote --task {task} {entry.version}` makes it champion again",
             )  # fmt: skip
         against = None if new_test_set else before
+        question = _question(settings, entry, against)
+        if only_new and entry.tags.get(_ASKED) == question:
+            return _unchanged(entry, "stays a candidate, as decided before: " + entry.tags.get(_REFUSED, ""), old)
         mine, theirs = _answers(root, entry, against)
         who = f"champion version {against.version}" if against else "the base"
         changed = gates.test_set_changed(mine, theirs, who)
         if changed:
-            registry.tag(root, entry, {"gates": "not comparable", **_against(against)})
-            says = f"version {entry.version} stays a candidate: {changed}; {_advice(task, against)}"
+            why = f"{changed}; {_advice(task, against)}"
+            tags = {"gates": "not comparable", **_against(against), _REFUSED: why, _ASKED: question}
+            registry.tag(root, entry, tags)
+            says = f"version {entry.version} stays a candidate: {why}"
             return Promotion(task, entry.version, entry.method, "refused", old, (), says)
         results = _judge(settings, entry, against, mine, theirs)
         registry.tag(root, entry, _gate_tags(results, against))
         failed = [gate for gate in results if not gate.passed]
         if failed:
-            says = f"version {entry.version} stays a candidate: " + "; ".join(gate.says for gate in failed)
+            why = "; ".join(gate.says for gate in failed)
+            registry.tag(root, entry, {_REFUSED: why, _ASKED: question})
+            says = f"version {entry.version} stays a candidate: {why}"
             return Promotion(task, entry.version, entry.method, "refused", old, tuple(results), says)
         _crown(root, task, entry, before)
         says = f"version {entry.version} ({entry.method}) is champion" + (
@@ -182,9 +197,16 @@ def _against(against: Version | None) -> dict[str, str]:
     return {"gates.against": f"{against.version}" if against else "base"}
 
 
-def _unchanged(entry: Version, why: str) -> Promotion:
+def _unchanged(entry: Version, why: str, champion: int | None) -> Promotion:
     says = f"version {entry.version} ({entry.method}) {why}"
-    return Promotion(entry.task, entry.version, entry.method, "unchanged", entry.version, (), says)
+    return Promotion(entry.task, entry.version, entry.method, "unchanged", champion, (), says)
+
+
+def _question(settings: Config, entry: Version, against: Version | None) -> str:
+    """What the gates' answers depend on: both versions' evaluations and the limits."""
+    other = f"{against.version} {against.tags.get('othink.evaluation', '')}" if against else "base"
+    limits = f"{settings.promotion.alpha:g} {settings.promotion.max_cross_task_drop:g}"
+    return f"{entry.tags.get('othink.evaluation', '')} against {other} within {limits}"
 
 
 def _has_candidate(root: Path, task: str) -> bool:

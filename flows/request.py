@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from flows import plan
+from flows import collector, plan
 from othink_mr1 import config, digests, stages
 from othink_mr1.errors import UserError
 from othink_mr1.settings import Config
@@ -49,12 +49,13 @@ def prepare(
     Raises:
         UserError: the configuration, a step's name or an input is wrong.
     """
+    with collector.paused():
+        graph = plan.read_graph(root)
     settings = config.load(root, profile, overrides)
     with digests.remembered(root / stages.WORK / "digests.json"):
         params = config.resolve(profile, overrides, root, absent_ok=looking)
     # As the steps will read them: through YAML.
     params = yaml.safe_load(plan.dump(params))
-    graph = plan.read_graph(root)
     steps = plan.make_plan(graph, params, current_params(root), from_step, only, force)
     if not looking:
         plan.check_inputs(graph, steps)

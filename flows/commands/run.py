@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows import board, plan, project, request, run_lock, server
+from flows import board, collector, plan, project, request, run_lock, server
 from flows.commands import results
 from othink_mr1.errors import UserError
 
@@ -51,13 +51,16 @@ def _run_flow(
 ) -> dict[str, dict[str, Any]]:
     # Both are imported here, in one thread and before the flow: Prefect's threads and a first import of MLflow in
     # another one would meet half-imported packages. The server comes up meanwhile.
-    from flows.pipeline import PipelineFailedError, run_prepared
-    from othink_mr1 import tracking
+    with collector.paused():
+        from flows.pipeline import PipelineFailedError, run_prepared
+        from othink_mr1 import tracking
 
-    store = tracking.connect(wanted.root, wanted.settings.tracking.uri, wanted.settings.tracking.experiment)
-    store.attempt("the connection", lambda client: None)
+        store = tracking.connect(wanted.root, wanted.settings.tracking.uri, wanted.settings.tracking.experiment)
+        store.attempt("the connection", lambda client: None)
     if own is not None:
         own.wait()
+    else:
+        server.check_configured()
     try:
         return run_prepared(wanted, lock, shown)
     except PipelineFailedError as error:
