@@ -65,7 +65,7 @@ def _register(request: Request, task: str) -> str:
 def _promote(request: Request, task: str, promotions: Promotions) -> str:
     from flows import promotion
 
-    decided = promotion.promote(request.root, request.settings, task)
+    decided = promotion.promote(request.root, request.settings, task, only_new=True)
     if decided.outcome == "unchanged":
         return decided.says
     gates = [{"name": gate.name, "passed": gate.passed, "detail": gate.says} for gate in decided.gates]
@@ -83,12 +83,18 @@ def _promote(request: Request, task: str, promotions: Promotions) -> str:
 
 
 def _report(root: Path, promotions: Promotions) -> str:
-    from flows.commands.report import is_stale
-    from othink_mr1.report.build import build, gates_path, report_path
+    from prefect.artifacts import create_markdown_artifact
 
-    if promotions.empty and not is_stale(root):
-        return str(report_path(root))
+    from flows.commands.report import is_stale
+    from othink_mr1.report.build import build, gates_path, read_results, report_path
+    from othink_mr1.report.facts import gather
+    from othink_mr1.report.wording import summary_markdown
+
     earlier: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         earlier = json.loads(gates_path(root).read_text())
-    return str(build(root, promotions.over(earlier)))
+    decided = promotions.over(earlier)
+    if not promotions.empty or is_stale(root):
+        build(root, decided)
+    create_markdown_artifact(summary_markdown(read_results(root), gather(root), decided), key="summary")
+    return str(report_path(root))
