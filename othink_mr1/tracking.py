@@ -33,7 +33,6 @@ from othink_mr1.tracking_store import (
     run_url,
     store,
     ui_address,
-    warm_up,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ __all__ = [
     "run_url",
     "store",
     "ui_address",
-    "warm_up",
 ]
 
 

@@ -224,17 +224,6 @@ def store(root: Path) -> Store:
     return _stores.get(root.resolve()) or connect(root)
 
 
-def warm_up(root: Path) -> threading.Thread:
-    """Import MLflow and open its store in a thread (4 s, 9 with a new database), while the caller waits for others.
-
-    Start it only when the caller's own imports are done: two threads that import packages with a common
-    dependency can meet a half-imported one.
-    """
-    thread = threading.Thread(target=lambda: store(root).attempt("the connection", lambda _: None), daemon=True)
-    thread.start()
-    return thread
-
-
 def prepare_environment() -> None:
     """Set what MLflow reads from the environment, before it is imported: no telemetry, no pickle, short waits."""
     for key, value in _DEFAULTS.items():
