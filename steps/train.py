@@ -7,10 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from othink_mr1.names import METHODS, TASKS
 from steps import harness
-
-METHODS = ("sft", "grpo", "grpo_d")
-TASKS = ("counting", "geometry")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
