@@ -60,11 +60,16 @@ class Server:
 
     def _launch(self) -> "subprocess.Popen[bytes]":
         port = self._address.removesuffix("/api").rpartition(":")[2]
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        settings = {
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            "PREFECT_SERVER_API_PORT": port,
+            "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+            "PREFECT_SERVER_UI_ENABLED": "false",
+        }
         with self._log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, "--log-level", "ERROR"],
-                env={**os.environ, "PREFECT_SERVER_UI_ENABLED": "false"},
+                [sys.executable, "-P", str(Path(__file__).with_name("serve_prefect.py")), port],
+                env={**os.environ, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
