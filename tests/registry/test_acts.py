@@ -29,6 +29,24 @@ def test_a_changed_test_set_leaves_the_champion_and_fails_no_run(chain: Chain) -
     assert promotions.over({})[TASK]["promoted"] is False
 
 
+def test_a_run_that_changed_nothing_asks_no_gate_again(chain: Chain) -> None:
+    chain.trained("a", 15, 20)
+    promotions = acts.Promotions()
+    perform(chain, "register", promotions)
+    first = perform(chain, "promote", promotions)
+    answers = list((chain.root / ".othink/mlflow/artifacts").rglob("predictions.parquet"))
+    assert answers
+    for file in answers:
+        file.rename(file.with_suffix(".away"))
+    later = acts.Promotions()
+    again = perform(chain, "promote", later)  # without the answers, which it would need to ask
+    assert first.removeprefix("version 1 stays a candidate: ") in again
+    assert later.empty, "the report keeps what it has"
+    chain.evaluated("base", {"counting": 14, "geometry": 20}, md5="e" * 32)
+    perform(chain, "register", later)  # brings the new answers
+    assert "is champion, the first" in perform(chain, "promote", later)
+
+
 @pytest.mark.parametrize("act", ["register", "promote"])
 def test_without_mlflow_an_act_says_what_was_not_done(chain: Chain, act: str, monkeypatch: Any) -> None:
     chain.trained("a", 40, 20)
