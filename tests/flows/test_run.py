@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 @pytest.fixture
 def project(finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> Path:
     """A copy of the finished project."""
-    return shutil.copytree(finished[0], tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
+    return copied(finished[0], tmp_path)
+
+
+def copied(project: Path, folder: Path) -> Path:
+    return shutil.copytree(project, folder / "project", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -37,12 +43,15 @@ def outcomes(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {name: entry["outcome"] for name, entry in json.loads(done.stdout)["steps"].items()}
 
 
-def slow_run(project: Path, *arguments: str) -> "tuple[subprocess.Popen[str], processes.Process]":
-    """Start a run whose `train@sft-counting` takes long, and wait until that step is at work."""
+CHANGE = ("--only", "train@sft-counting", "--set", "sft.learning_rate=0.5")
+
+
+def slow_run(project: Path) -> "tuple[subprocess.Popen[str], processes.Process]":
+    """Start a run of `train@sft-counting`, which takes long, and wait until that step is at work."""
     set_knobs(project, **{"train@sft-counting": {"seconds": 60}})
     began = time.time()
     run = subprocess.Popen(
-        othink_command("run", "--profile", "smoke", *arguments),
+        othink_command("run", "--profile", "smoke", *CHANGE),
         cwd=project,
         env={**othink_environment(project), "OTHINK_GRACE": "10"},
         stdout=subprocess.PIPE,
@@ -131,57 +140,101 @@ def test_a_failed_step_stops_what_follows_and_nothing_else(project: Path) -> Non
 
 def test_a_crashed_step_is_tried_again(project: Path) -> None:
     set_knobs(project, **{"train@sft-counting": {"crash": "out of memory"}})
-    sets = ("--set", "sft.learning_rate=0.5", "--set", "flow.retries=1", "--set", "flow.retry_delay_seconds=0")
-    done = othink(project, "run", "--profile", "smoke", "--only", "train@sft-counting", *sets)
+    sets = ("--set", "flow.retries=1", "--set", "flow.retry_delay_seconds=0")
+    done = othink(project, "run", "--profile", "smoke", *CHANGE, *sets)
     assert done.returncode == 1
     assert done.stderr.count("train@sft-counting         failed") == 2
 
 
 def test_a_step_that_takes_too_long_is_ended(project: Path) -> None:
     set_knobs(project, **{"train@sft-counting": {"seconds": 120}})
-    sets = ("--set", "sft.learning_rate=0.5", "--set", "flow.time_limit.train=0.05")
-    done = othink(project, "run", "--profile", "smoke", "--only", "train@sft-counting", *sets)
+    done = othink(project, "run", "--profile", "smoke", *CHANGE, "--set", "flow.time_limit.train=0.05")
     assert done.returncode == 1
     assert "took longer than its time limit" in done.stderr.splitlines()[-1]
     assert (stages.read_status("train@sft-counting", project) or {})["state"] == "interrupted"
 
 
-@pytest.mark.parametrize("victim", ["step", "dvc", "flow", "flow and dvc"])
-def test_after_a_kill_the_next_run_goes_on_and_nothing_runs_beside_it(project: Path, victim: str) -> None:
-    change = ("--set", "sft.learning_rate=0.5")
-    run, step = slow_run(project, *change)
+@dataclass
+class Aftermath:
+    """What is left of a run that was killed or stopped, and the run that came next, where one did."""
+
+    project: Path
+    step: processes.Process
+    dvc: processes.Process
+    code: int
+    output: str
+    left: list[int]
+    following: "subprocess.CompletedProcess[str] | None" = None
+
+
+VICTIMS = ("step", "dvc", "flow", "flow and dvc")
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def after_a_kill(project: Path, victim: str) -> Aftermath:
+    run, step = slow_run(project)
     dvc, flow = dvc_above(step), processes.find(run.pid)
     assert flow is not None
     victims = {"step": [step], "dvc": [dvc], "flow": [flow], "flow and dvc": [flow, dvc]}[victim]
     for process in victims:
         process.signal(signal.SIGKILL)
-    run.communicate(timeout=60)
-    assert run.returncode != 0
+    output, _ = run.communicate(timeout=60)
     set_knobs(project, **{"train@sft-counting": {"seconds": 1}})
-    done = othink(project, "run", "--profile", "smoke", "--json", "--only", "train@sft-counting", *change)
-    assert not step.alive
-    assert not dvc.alive
-    assert outcomes(done)["train@sft-counting"] == "ran"
-    log = (project / ".othink/logs/train@sft-counting.log").read_text()
-    assert "train@sft-counting begins at 0 of" not in log  # it went on from its checkpoint
-    left = [pid for pid in _all_pids() if str(project) in _cwd(pid)]
-    assert left == []
+    following = othink(project, "run", "--profile", "smoke", "--json", *CHANGE)
+    return Aftermath(project, step, dvc, run.returncode, output, working_in(project), following)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_lets_its_steps_save_and_leaves_nothing(project: Path, number: signal.Signals) -> None:
-    run, step = slow_run(project, "--set", "sft.learning_rate=0.5")
+def after_a_stop(project: Path, number: signal.Signals) -> Aftermath:
+    run, step = slow_run(project)
+    dvc = dvc_above(step)
     run.send_signal(number)
     output, _ = run.communicate(timeout=60)
-    assert run.returncode == 130, output
-    assert output.splitlines()[-1] == "othink: interrupted"
-    assert not step.alive
-    assert (project / ".othink/checkpoints/train@sft-counting").exists()
-    assert [pid for pid in _all_pids() if str(project) in _cwd(pid)] == []
+    return Aftermath(project, step, dvc, run.returncode, output, working_in(project))
+
+
+@pytest.fixture(scope="module")
+def ended(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str | signal.Signals, Future[Aftermath]]:
+    """Runs that were killed or stopped, each in a project of its own, three at a time."""
+    with ThreadPoolExecutor(3) as threads:
+        found: dict[str | signal.Signals, Future[Aftermath]] = {}
+        for victim in VICTIMS:
+            found[victim] = threads.submit(after_a_kill, copied(finished[0], tmp_path_factory.mktemp("killed")), victim)
+        for number in STOPS:
+            found[number] = threads.submit(after_a_stop, copied(finished[0], tmp_path_factory.mktemp("stop")), number)
+    return found
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_after_a_kill_the_next_run_goes_on_and_nothing_runs_beside_it(
+    ended: dict[str, Future[Aftermath]], victim: str
+) -> None:
+    found = ended[victim].result()
+    assert found.code != 0
+    assert not found.step.alive
+    assert not found.dvc.alive
+    assert found.following is not None
+    assert outcomes(found.following)["train@sft-counting"] == "ran"
+    log = (found.project / ".othink/logs/train@sft-counting.log").read_text()
+    assert "train@sft-counting begins at 0 of" not in log  # it went on from its checkpoint
+    assert found.left == []
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stopped_run_lets_its_steps_save_and_leaves_nothing(
+    ended: dict[signal.Signals, Future[Aftermath]], number: signal.Signals
+) -> None:
+    found = ended[number].result()
+    assert found.code == 130, found.output
+    assert found.output.splitlines()[-1] == "othink: interrupted"
+    assert not found.step.alive
+    assert (found.project / ".othink/checkpoints/train@sft-counting").exists()
+    assert found.left == []
 
 
 def test_a_second_run_is_told_of_the_first(project: Path) -> None:
-    run, _ = slow_run(project, "--set", "sft.learning_rate=0.5")
+    run, _ = slow_run(project)
     second = othink(project, "run", "--profile", "smoke")
     state = json.loads(othink(project, "status", "--json").stdout)
     run.terminate()
@@ -193,12 +246,13 @@ def test_a_second_run_is_told_of_the_first(project: Path) -> None:
     assert {step["name"]: step["state"] for step in state["steps"]}["train@sft-counting"] == "running"
 
 
-def _all_pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+def working_in(project: Path) -> list[int]:
+    """The processes whose current folder lies in the project."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _inside(entry, project)]
 
 
-def _cwd(pid: int) -> str:
+def _inside(process: Path, project: Path) -> bool:
     try:
-        return os.readlink(f"/proc/{pid}/cwd")
+        return Path(os.readlink(process / "cwd")).is_relative_to(project)
     except OSError:
-        return ""
+        return False
