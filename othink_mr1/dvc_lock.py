@@ -23,14 +23,20 @@ class StageDigests:
 
 
 def read_stages(root: Path) -> dict[str, StageDigests]:
-    """All stages that dvc.lock knows; empty where there is none (or it cannot be read: DVC will say so)."""
+    """All stages that dvc.lock knows; empty where there is none (or it cannot be read: DVC will say so).
+
+    DVC writes the file in place. A stage that is there in part, because it is being written, is not known yet.
+    """
     try:
         # The C loader reads a lock file of 17 stages in 5 ms, the Python one in 60.
         content = yaml.load((root / "dvc.lock").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError):
         return {}
     stages = content.get("stages") if isinstance(content, dict) else None
-    return {name: _digests(entry) for name, entry in (stages or {}).items()}
+    if not isinstance(stages, dict):
+        return {}
+    found = {name: _digests(entry) for name, entry in stages.items()}
+    return {name: digests for name, digests in found.items() if digests is not None}
 
 
 def read_stage(root: Path, stage: str) -> StageDigests | None:
@@ -38,8 +44,11 @@ def read_stage(root: Path, stage: str) -> StageDigests | None:
     return read_stages(root).get(stage)
 
 
-def _digests(entry: dict[str, Any]) -> StageDigests:
+def _digests(entry: Any) -> StageDigests | None:
     def of(kind: str) -> dict[str, str]:
         return {item["path"]: str(item.get("md5", "")) for item in entry.get(kind) or []}
 
-    return StageDigests(deps=of("deps"), outs=of("outs"))
+    try:
+        return StageDigests(deps=of("deps"), outs=of("outs"))
+    except (AttributeError, KeyError, TypeError):
+        return None
