@@ -96,7 +96,7 @@ def check_configured() -> None:
     """
     from prefect import get_client
 
-    with get_client(sync_client=True) as client, plainly(str(client.api_url)):
+    with get_client(sync_client=True) as client, plainly(str(client.api_url).rstrip("/")):
         client.read_flows(limit=1)
 
 

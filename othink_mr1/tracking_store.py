@@ -134,7 +134,7 @@ class Store:
         except Exception as error:
             if not _is_mlflow_trouble(error) or getattr(error, "error_code", "") in _REFUSALS:
                 raise
-            raise StoreAwayError(f"MLflow at {hide_password(self.uri)} does not answer: {first_line(error)}") from None
+            raise StoreAwayError(f"MLflow at {hide_password(self.uri)} does not answer ({_cause(error)})") from None
 
     def _went_away(self, error: Exception) -> None:
         self.away_until = time.monotonic() + PATIENCE
@@ -143,7 +143,7 @@ class Store:
             log.warning(
                 "MLflow at %s does not answer (%s): the run goes on, and what is missing is logged when it is back",
                 hide_password(self.uri),
-                first_line(error),
+                _cause(error),
             )
 
     def _connect(self) -> "MlflowClient":
@@ -266,6 +266,12 @@ def hide_password(uri: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 300 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _cause(error: BaseException) -> str:
+    """Why a server does not answer: the system's own word, where it lies deep in what the libraries say around it."""
+    found = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))
+    return found[1] if found else first_line(error)
 
 
 def _is_mlflow_trouble(error: Exception) -> bool:
