@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from makers import png, row, write_jsonl
@@ -199,6 +199,7 @@ mutations = st.one_of(
 
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(mutations, min_size=1, max_size=12), st.sampled_from(["train", "test"]))
+@example(["0\rx", "\rx"], "train")  # a lone carriage return ends no line
 def test_whatever_the_rows_none_is_lost(changes: list[Any], split: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         rows = [row(60, ground_truth=1), row(61)]  # two good ones, so that there is a dataset
