@@ -6,17 +6,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-
-def cores() -> int:
-    """CPU cores that this process may use, with the limits of a container taken into account."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file outside Linux; "max" where there is no limit
-        return max(1, allowed)
+from othink_mr1.machine import cores
 
 
 def gpus() -> list[str]:

@@ -33,7 +33,7 @@ from flows.run_lock import Run, running
 from flows.stage import Done, Job, point_at_run, run_mirrored, time_limit
 from othink_mr1 import config, dvc_lock, stages, tracking
 from othink_mr1.errors import UserError
-from othink_mr1.settings import METHODS, TASKS
+from othink_mr1.names import METHODS, TASKS
 
 Waiting = list[PrefectFuture[None]]
 Step = Callable[..., Any]

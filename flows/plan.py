@@ -16,7 +16,7 @@ import yaml
 
 from flows import lockfile
 from othink_mr1.errors import UserError
-from othink_mr1.settings import TASKS
+from othink_mr1.names import TASKS
 
 PARAMS_FILE = ".othink/params.yaml"
 # What follows the last DVC stage: outward acts, which are no stages because they write to other systems.

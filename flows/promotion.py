@@ -15,8 +15,9 @@ from othink_mr1 import gates, registry
 from othink_mr1.candidates import other_task, registered_name
 from othink_mr1.errors import UserError
 from othink_mr1.evaluation.predictions import right_items
+from othink_mr1.names import METHODS
 from othink_mr1.registry import CANDIDATE, CHAMPION, Version
-from othink_mr1.settings import METHODS, Config
+from othink_mr1.settings import Config
 from othink_mr1.tracking_store import store
 
 _PAST = "othink.past_champions"

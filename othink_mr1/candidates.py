@@ -12,8 +12,8 @@ from othink_mr1 import dvc_lock, tracking
 from othink_mr1.errors import UserError
 from othink_mr1.git_state import git_tags
 from othink_mr1.model_card import model_card
+from othink_mr1.names import TASKS
 
-TASKS = ("counting", "geometry")
 # MLflow's own limit of a description in its database.
 _DESCRIPTION = 5000
 

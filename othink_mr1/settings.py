@@ -11,10 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from othink_mr1.names import METHODS as METHODS
-from othink_mr1.names import MODELS as MODELS
-from othink_mr1.names import STEP_KINDS, Task
-from othink_mr1.names import TASKS as TASKS
+from othink_mr1.names import METHODS, STEP_KINDS, TASKS, Task
 
 T = TypeVar("T")
 

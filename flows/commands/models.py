@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.commands.registered import connected
 from othink_mr1 import registry
-from othink_mr1.settings import TASKS
+from othink_mr1.names import TASKS
 
 
 def models(task: str | None, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from othink_mr1 import stages
-from othink_mr1.settings import MODELS, TASKS
+from othink_mr1.names import MODELS, TASKS
 
 
 def rows(root: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from othink_mr1.data.reading import read_split
-from othink_mr1.settings import MODELS, TASKS
+from othink_mr1.names import MODELS, TASKS
 from tests.flows.conftest import REPO, othink, othink_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
