@@ -5,6 +5,7 @@ file written before a crash or a reboot never makes us wait for, or end, a stran
 """
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -97,6 +98,40 @@ def group_members(group: int) -> list[int]:
         if fields and fields[2] == str(group) and fields[0] not in "ZX":
             members.append(int(entry.name))
     return members
+
+
+def lock(path: Path) -> int | None:
+    """Lock a file for as long as this process lives, whoever has written it.
+
+    Returns:
+        An open descriptor for `unlock`, or None where another process holds the lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    _locks.add(descriptor)
+    return descriptor
+
+
+def unlock(descriptor: int) -> None:
+    """Give a lock back."""
+    _locks.discard(descriptor)
+    os.close(descriptor)
+
+
+_locks: set[int] = set()
+
+
+def _forget_locks() -> None:
+    """In a forked helper (a data loader's worker): it shares our locks and would keep them after our death."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 def end(process: Process, grace: float) -> bool:

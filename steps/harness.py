@@ -18,7 +18,6 @@ A step knows nothing of Prefect, MLflow or DVC: it reads `.othink/params.yaml`, 
 """
 
 import errno
-import fcntl
 import os
 import signal
 import sys
@@ -38,7 +37,6 @@ from othink_mr1.errors import UserError
 # Seconds that an orphan of an earlier run gets to write its checkpoint before it is killed.
 GRACE = float(os.environ.get("OTHINK_GRACE", "30"))
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-_held: set[int] = set()
 
 
 class Interrupted(BaseException):
@@ -182,7 +180,7 @@ def stage(name: str, checkpoints: bool = False) -> Iterator[Stage]:
         over.set()
         for number, handler in before.items():
             signal.signal(number, handler)
-        _release(lock)
+        processes.unlock(lock)
 
 
 def run_step(main: Callable[[], Any]) -> None:
@@ -224,14 +222,8 @@ def _take_lock(name: str, my_owner: processes.Process) -> int:
     """Lock the stage for as long as this process lives, ending an orphan that still holds it."""
     path = stages.lock_path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     unknown_until = time.monotonic() + 5
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            pass
+    while (lock := processes.lock(path)) is None:
         found = stages.holder(name)
         if found is None or not found[0].alive:
             # Between taking the lock and signing it, or between a death and the kernel's release of the lock.
@@ -242,22 +234,7 @@ def _take_lock(name: str, my_owner: processes.Process) -> int:
             _end_orphan(name, *found)
     os.truncate(lock, 0)
     os.pwrite(lock, f"{processes.current()}\n{my_owner}\n".encode(), 0)
-    _held.add(lock)
     return lock
-
-
-def _release(lock: int) -> None:
-    _held.discard(lock)
-    os.close(lock)
-
-
-def _forget_locks() -> None:
-    """In a forked helper (a data loader's worker): it shares our lock and would keep it after our death."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_forget_locks)
 
 
 def _end_orphan(name: str, orphan: processes.Process, its_owner: processes.Process) -> None:
