@@ -68,14 +68,15 @@ def read(answer: str, task: str) -> Quantity | None:
     Works on truths too: a truth for which this is None is an error of the data.
     """
     _check("task", task, TASKS)
-    text = answer[: MAX_LENGTH + 1].strip().strip("*").rstrip(".。,，;；!").strip()
+    text = answer[: MAX_LENGTH + 1].strip().strip('*`"').rstrip(".。,，;；!").strip()
     if len(answer) > 4 * MAX_LENGTH or len(text) > MAX_LENGTH:
         return None
     for reader in (_read_count, _read_value) if task == "counting" else (_read_value,):
         try:
-            return reader(text)
+            found = reader(text)
         except UnreadableError:
             continue
+        return found if task != "counting" or not found.dimension else None  # `7 cm` counts nothing
     return None
 
 
@@ -115,22 +116,36 @@ def is_correct(completion: str, solution: str, task: str, protocol: str) -> bool
     return found is not None and found.equals(expected)
 
 
+# What says that two things are not equal, wherever it stands.
+_UNEQUAL = re.compile(r"[<>≠≤≥]|!=|~=|\\(?:neq?|leq?|geq?|lt|gt)\b|\bnot\b|n't\b", re.IGNORECASE)
+_EQUALS = re.compile(r"＝|(?<![\s\d)}\]])\s*[:：]| (?:is|are) equal to | equals(?: to)? | is | are ", re.IGNORECASE)
+
+
 def _read_value(text: str) -> Quantity:
-    """`140°`, `x = 5`, `angle CED is 140°`, `1/2 = 0.5`, `2√3 ≈ 3.46`: the last side of an equation."""
-    text = text.replace("\\approx", "≈").replace("＝", "=").replace("：", "=").replace(":", "=").replace("\\angle", "")
-    for verb in (" is ", " are ", " equals "):
-        text = text.replace(verb, "=")
-    failure = UnreadableError("empty")
-    for side in text.split("≈"):  # what stands before it is exact
-        parts = side.split("=")
-        last = parts[-1].strip(" $")
-        if len(parts) > 1 and last.isalpha() and len(last) <= 3 and last.isascii():  # 5 = x
-            parts.pop()
-        try:
-            return read_quantity(parts[-1])
-        except UnreadableError as error:
-            failure = error
-    raise failure
+    """`140°`, `x = 5`, `angle CED is 140°`, `1/2 = 0.5`, `2√3 ≈ 3.46`: the last side of an equation.
+
+    Sides that are numbers too have to agree with it: `3 = 5` is no answer.
+    """
+    if _UNEQUAL.search(text):
+        raise UnreadableError("an inequality")
+    text = text.replace("\\approx", "≈")
+    for rounded in text.split("≈"):  # what stands before it is exact
+        sides = [side.strip(" $") for side in _EQUALS.sub("=", rounded).split("=")]
+        if len(sides) > 1 and sides[-1].isalpha() and len(sides[-1]) <= 3 and sides[-1].isascii():  # 5 = x
+            sides.pop()
+        numbers = [_number(side) for side in sides]
+        if numbers[-1] is not None:
+            if any(number is not None and not number.equals(numbers[-1]) for number in numbers):
+                raise UnreadableError("sides that differ")
+            return numbers[-1]
+    raise UnreadableError("no number")
+
+
+def _number(text: str) -> Quantity | None:
+    try:
+        return read_quantity(text)
+    except UnreadableError:
+        return None
 
 
 def _read_count(text: str) -> Quantity:

@@ -143,7 +143,7 @@ def square_root(a: Terms) -> Terms:
 
 _LENGTHS = {
     "mm": (Fraction(1, 1000), "毫米 millimeter millimeters millimetre millimetres"),
-    "cm": (Fraction(1, 100), "厘米 centimeter centimeters centimetre centimetres"),
+    "cm": (Fraction(1, 100), "厘米 公分 centimeter centimeters centimetre centimetres"),
     "dm": (Fraction(1, 10), "分米 decimeter decimeters"),
     "m": (Fraction(1), "米 meter meters metre metres"),
     "km": (Fraction(1000), "千米 公里 kilometer kilometers kilometre kilometres"),
@@ -162,7 +162,7 @@ _OTHERS = {
 
 def _unit_table() -> dict[str, tuple[str, str, Fraction]]:
     """Spelling without spaces or `^` -> (short form, dimension, size in the base unit)."""
-    table = {"": ("", "", Fraction(1)), "unit": ("", "", Fraction(1)), "units": ("", "", Fraction(1))}
+    table = dict.fromkeys(["", "unit", "units", "squareunits", "cubicunits"], ("", "", Fraction(1)))
     for short, (dimension, size, names) in _OTHERS.items():
         for name in [short, *names.split()]:
             table[name] = (short, dimension, size)
@@ -170,9 +170,9 @@ def _unit_table() -> dict[str, tuple[str, str, Fraction]]:
         for name in [short, *names.split()]:
             table[name] = (short, "length", size)
             area, volume = (f"{short}²", "area", size**2), (f"{short}³", "volume", size**3)
-            for spelling in (f"{name}2", f"square{name}", f"sq{name}", f"平方{name}"):
+            for spelling in (f"{name}2", f"{name}squared", f"square{name}", f"sq{name}", f"平方{name}"):
                 table[spelling] = area
-            for spelling in (f"{name}3", f"cubic{name}", f"立方{name}"):
+            for spelling in (f"{name}3", f"{name}cubed", f"cubic{name}", f"立方{name}"):
                 table[spelling] = volume
     return table
 

@@ -5,6 +5,7 @@ parser. Its work is bounded by construction: text of at most `MAX_LENGTH` charac
 `MAX_DEPTH` deep, and the bounds of `answers_exact`, so hostile text costs milliseconds.
 """
 
+import unicodedata
 from fractions import Fraction
 
 from othink_mr1.answers_exact import (
@@ -26,10 +27,12 @@ MAX_DEPTH = 20
 # --- tokens -----------------------------------------------------------------------------------------------------
 
 _CHARACTERS: dict[int, int | str | None] = {
-    **str.maketrans("０１２３４５６７８９−–－＋×·⋅÷⁄º˚（）［］％．，′＝：∠", "0123456789---+***//°°()()%.,'=: "),
+    **str.maketrans("０１２３４５６７８９−–－＋×·⋅÷⁄º˚（）［］％．，′", "0123456789---+***//°°()()%.,'"),
     ord("²"): "^2",
     ord("³"): "^3",
     ord("π"): " π ",
+    **{ord(sign): f" {unicodedata.normalize('NFKC', sign).replace('⁄', '/')} " for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
+    **{ord(sign): unicodedata.normalize("NFKC", sign) for sign in "㎜㎝㎞㎟㎠㎡㎢㎥"},
 }
 _COMMANDS = {
     **dict.fromkeys(["sqrt", "surd"], "√"),
@@ -101,7 +104,7 @@ def _tokens(text: str) -> list[str]:
             token, at = _number_at(text, at)
         elif character == "\\":
             token, at = _command_at(text, at)
-        elif character.isspace() or character in "$~":
+        elif character.isspace() or character in "$~" or (character == "." and _is_letter(text[at - 1 : at])):  # sq. cm
             token, at = "", at + 1
         elif character in "+-*/^(){}√π°%'[]":
             token, at = character, at + 1
@@ -278,6 +281,8 @@ def _strip_outer_groups(tokens: list[str]) -> list[str]:
 
 def _read_unit(tail: list[str]) -> tuple[tuple[str, str, Fraction], Terms]:
     """The unit after the number, and what the minutes of `22°30'` add to it."""
+    if tail.count("(") != tail.count(")") or tail.count("{") != tail.count("}"):
+        raise UnreadableError("brackets that do not close")
     words = [token for token in tail if token not in ("(", ")", "{", "}", "^")]
     extra: Terms = {}
     if len(words) == 3 and words[0] == "°" and words[1].isdigit() and words[2] == "'":
