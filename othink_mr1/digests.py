@@ -33,7 +33,7 @@ def jsonl_digest(path: Path) -> str:
     folder = path.parent.resolve()
     for name in _pictures(content):
         picture = _inside(folder, name)
-        digest.update((_file_digest(picture) if picture is not None else "absent").encode())
+        digest.update((_digest_or_absent(picture) if picture is not None else "absent").encode())
     return digest.hexdigest()
 
 
@@ -48,8 +48,14 @@ def folder_digest(path: Path) -> str:
         raise UserError(f"{path} is no folder with files")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(path).as_posix()}\0{_file_digest(file)}\0".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_digest_or_absent(file)}\0".encode())
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -86,7 +92,7 @@ class _Memo:
         known = self._known.get(str(file))
         if isinstance(known, list) and known[:-1] == state:
             return str(known[-1])
-        digest = _read_digest(file)
+        digest = file_digest(file)
         if time.time_ns() - stat.st_mtime_ns > _SETTLED:
             self._known[str(file)] = [*state, digest]
             self._new = True
@@ -128,17 +134,12 @@ def _inside(folder: Path, name: str) -> Path | None:
         return None
 
 
-def _file_digest(path: Path) -> str:
+def _digest_or_absent(path: Path) -> str:
     memo = _memo.get()
     try:
-        return memo.digest(path.resolve()) if memo is not None else _read_digest(path)
+        return memo.digest(path.resolve()) if memo is not None else file_digest(path)
     except (OSError, ValueError):
         return "absent"
-
-
-def _read_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hidden(path: Path) -> bool:

@@ -124,6 +124,10 @@ class Checks(Settings):
     max_quarantined: Share = 0.05
     # Of each split.
     min_rows: Count = 1
+    # null: not looked at.
+    max_answer_share: Share | None = 0.5
+    max_answer_drift: Share | None = 0.1
+    max_size_drift: Share | None = 0.1
 
 
 class Data(Settings):
@@ -161,7 +165,10 @@ class Training(Settings):
     bf16: bool | None = None
     gradient_checkpointing: bool | None = None
     logging_steps: Count | None = None
+    # A checkpoint every so many steps, and at the latest so many minutes after the last one; the last few are kept.
     save_steps: Count | None = None
+    save_minutes: Positive | None = None
+    save_total_limit: Count | None = None
     # Greedy accuracy on the validation split; null: never. `promotion.method: best` needs it.
     eval_steps: Count | None = None
     eval_max_new_tokens: Count | None = None

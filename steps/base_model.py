@@ -41,10 +41,11 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     from othink_mr1.models.habits import Habits, mixture
     from othink_mr1.models.tiny import build_model, build_processor
     from othink_mr1.sft import SFTConfig, SFTTrainer
-    from othink_mr1.training.run import Outputs, checkpoint_folder, machine_arguments, prepare_torch, run
+    from othink_mr1.training.fingerprint import home
+    from othink_mr1.training.run import Outputs, machine_arguments, prepare_torch, run
 
     prepare_torch(settings.get("threads", threads))
-    checkpoints = checkpoint_folder("base_model", [settings, seed], [])
+    mine = home("base_model", [settings, seed], [], harness.resume_anyway())
 
     def rendering(done: int, total: int) -> None:
         stage.progress(done, total, "drawing scenes")
@@ -64,7 +65,7 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     processor = build_processor(text for sample in samples for text in [sample["prompt"], *sample["targets"]])
     torch.manual_seed(seed)
     config = SFTConfig(
-        **machine_arguments(checkpoints, seed),
+        **machine_arguments(mine.folder, seed),
         train_sampling_strategy="sequential",  # the mixture is in order already
         **training,
     )
@@ -72,7 +73,7 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     def make_trainer(callbacks: list[TrainerCallback]) -> SFTTrainer:
         return SFTTrainer(build_model(processor), config, processor, samples, callbacks=callbacks)
 
-    run(make_trainer, checkpoints, Outputs("base"), stage)
+    run(make_trainer, mine, Outputs("base"), stage)
 
 
 def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:

@@ -67,6 +67,11 @@ def params(dotted: str) -> Any:
     return value
 
 
+def resume_anyway() -> bool:
+    """Whether training is to go on from a checkpoint that other code has made (`othink run --resume-anyway`)."""
+    return bool(os.environ.get("OTHINK_RESUME_ANYWAY"))
+
+
 def local_path(key: str) -> Path:
     """The path on this machine behind a source such as "data.counting.test" or "base".
 
@@ -89,7 +94,7 @@ class Stage:
         self._signal = signal.SIGTERM
         self._interrupts = 0
         self._written = 0.0
-        self._started = time.time()
+        self._began = 0, time.monotonic()
         me = processes.current()
         self.owner = owner()
         self._status: dict[str, Any] = {
@@ -98,21 +103,30 @@ class Stage:
             "pid": me.pid,
             "pid_started": me.started,
             "owner": str(self.owner),
-            "started_at": self._started,
+            "started_at": time.time(),
             "message": "",
             "progress": {"done": 0, "total": 0, "what": ""},
         }
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Say how far the step is; cheap to call at every item: the file is written at most twice a second."""
-        self._status["progress"] = {"done": done, "total": total, "what": what}
         now = time.monotonic()
+        if total != self._status["progress"]["total"]:
+            self._began = done, now
+        self._status["progress"] = {"done": done, "total": total, "what": what}
         if now - self._written < 0.5 and done < total:
             return
         self._written = now
         stages.write_status(self.name, self._status)
         if sys.stderr.isatty():
-            _draw_bar(self.name, what, done, total, time.time() - self._started)
+            done_before, since = self._began
+            pace = (now - since) / max(1, done - done_before)  # not counting what a checkpoint brought
+            _draw_bar(self.name, what, done, total, pace * (total - done))
+
+    def note(self, **facts: Any) -> None:
+        """Put facts into the status file, where the flow finds them."""
+        self._status |= facts
+        stages.write_status(self.name, self._status)
 
     def raise_if_stopped(self) -> None:
         """End the step as interrupted if a stop was requested. A step that returns instead counts as done.
@@ -232,6 +246,8 @@ def _take_lock(name: str, my_owner: processes.Process) -> int:
             time.sleep(0.05)
         else:
             _end_orphan(name, *found)
+            # Its threads may outlive it by a moment, and with them its lock.
+            unknown_until = time.monotonic() + 5
     os.truncate(lock, 0)
     os.pwrite(lock, f"{processes.current()}\n{my_owner}\n".encode(), 0)
     return lock
@@ -262,8 +278,7 @@ def _finish_despite(running: Stage, message: str) -> None:
         running.finish("failed", message)
 
 
-def _draw_bar(name: str, what: str, done: int, total: int, elapsed: float) -> None:
-    left = elapsed / done * (total - done) if done else 0.0
+def _draw_bar(name: str, what: str, done: int, total: int, left: float) -> None:
     filled = round(24 * done / total) if total else 0
     bar = "#" * filled + "." * (24 - filled)
     end = "\n" if done >= total else ""

@@ -35,7 +35,8 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
 
     from othink_mr1.data.reading import read_split
     from othink_mr1.models.loading import load_model, load_processor
-    from othink_mr1.training.run import Outputs, checkpoint_folder, machine_arguments, prepare_torch, run
+    from othink_mr1.training.fingerprint import home
+    from othink_mr1.training.run import Outputs, machine_arguments, prepare_torch, run
     from othink_mr1.training.trainer import VisionLanguageTrainer
     from othink_mr1.training.validation import greedy_accuracy
 
@@ -49,11 +50,10 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     prepare_torch(threads)
     data, base = Path("data") / task, Path("models/base")
     train, validation = read_split(data, "train"), read_split(data, "validation")
-    checkpoints = checkpoint_folder(
-        f"train@{method}-{task}", [settings, seed], [data / "train.parquet", data / "validation.parquet", base]
-    )
+    inputs = [data / "train.parquet", data / "validation.parquet", base]
+    mine = home(f"train@{method}-{task}", [settings, seed], inputs, harness.resume_anyway())
     config = Config(
-        **machine_arguments(checkpoints, seed),
+        **machine_arguments(mine.folder, seed),
         eval_strategy="steps" if settings.get("eval_steps") else "no",
         **settings,
     )
@@ -62,7 +62,7 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
         return Trainer(load_model(base), config, processor, train, validation, callbacks, greedy_accuracy)
 
-    run(make_trainer, checkpoints, Outputs(f"{method}-{task}"), stage)
+    run(make_trainer, mine, Outputs(f"{method}-{task}"), stage)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ class VisionLanguageConfig(TrainingArguments):
     """TrainingArguments with this project's defaults, and how validation and the vision tower are handled."""
 
     eval_max_new_tokens: int = field(default=256, metadata={"help": "the longest completion at validation, in tokens"})
+    save_minutes: float | None = field(
+        default=10.0, metadata={"help": "a checkpoint at the latest so long after the last one, beside save_steps"}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "how many checkpoints are kept"})
     freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
 
     # Samples come as they are: columns that the model does not know belong to rewards and targets.

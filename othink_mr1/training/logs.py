@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,24 @@ from transformers import TrainerCallback
 from othink_mr1.stages import write_whole
 
 # They differ from run to run, or repeat the step.
-_TIMES = ("step_time", "epoch")
+_TIMES = ("step_time", "tokens_per_second", "epoch")
 
 
 class LogFile(TrainerCallback):
-    """Appends every log to a JSONL file, whose first lines, after a resume, are those of the checkpoint."""
+    """Appends every log to a JSONL file, whose first lines, after a resume, are those of the checkpoint.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        resumed_anyway: the steps at which the run went on although its code had changed: the record says so.
+    """
+
+    def __init__(self, path: Path, resumed_anyway: Sequence[int] = ()) -> None:
         self.path = path
+        self.resumed_anyway = resumed_anyway
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        known = {entry["step"] for entry in state.log_history if "resumed_anyway" in entry}
+        state.log_history += [{"resumed_anyway": 1.0, "step": s} for s in self.resumed_anyway if s not in known]
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in state.log_history))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
@@ -42,7 +51,11 @@ def write_curves(history: list[dict[str, Any]], path: Path) -> None:
     for entry in history:
         if "train_runtime" in entry:  # the Trainer's closing summary, which is no step's
             continue
-        kept = {name: value for name, value in entry.items() if name not in (*_TIMES, "step")}
+        kept = {
+            name: value
+            for name, value in entry.items()
+            if name not in (*_TIMES, "step") and not name.startswith("time/")
+        }
         rows.setdefault(entry["step"], {}).update(kept)
     columns = sorted({name for row in rows.values() for name in row})
     text = io.StringIO()

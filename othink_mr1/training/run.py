@@ -1,28 +1,29 @@
 """One training run from its last checkpoint to its saved model."""
 
 import errno
-import hashlib
-import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy
 import torch
 import transformers
 
-from othink_mr1.digests import folder_digest
 from othink_mr1.errors import UserError
 from othink_mr1.models.loading import save_model
+from othink_mr1.training.fingerprint import Home, siblings
 from othink_mr1.training.logs import LogFile, write_curves
-from othink_mr1.training.trainer import StopAndReport, VisionLanguageTrainer, last_checkpoint
+from othink_mr1.training.trainer import StopAndReport, VisionLanguageTrainer
 
-CHECKPOINTS = Path(".othink/checkpoints")
+_NOT_WRITABLE = {
+    errno.ENOSPC: "No space left",
+    errno.EDQUOT: "quota exceeded",
+    errno.EROFS: "Read-only file system",
+    errno.EACCES: "Permission denied",
+}
 
 
 class Reporter(Protocol):
@@ -31,6 +32,7 @@ class Reporter(Protocol):
     stop_requested: Any
 
     def progress(self, done: int, total: int, what: str) -> None: ...
+    def note(self, **facts: Any) -> None: ...
     def raise_if_stopped(self) -> None: ...
 
 
@@ -68,42 +70,12 @@ def machine_arguments(checkpoints: Path, seed: int) -> dict[str, Any]:
         "seed": seed,
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
-        "save_total_limit": 2,
     }
-
-
-def fingerprint(settings: Any, inputs: Iterable[Path]) -> str:
-    """What a checkpoint belongs to: code, settings, input files, threads and processes.
-
-    The code is that of every module of this project that is loaded: call it after the imports.
-    """
-    files = {
-        name: str(module.__file__)
-        for name, module in sorted(sys.modules.items())
-        if name.partition(".")[0] in ("othink_mr1", "steps", "__main__") and getattr(module, "__file__", None)
-    }
-    content = {
-        "code": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()},
-        "settings": settings,
-        "inputs": {
-            str(p): folder_digest(p) if p.is_dir() else hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs
-        },
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": [torch.__version__, transformers.__version__, numpy.__version__],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def checkpoint_folder(stage: str, settings: Any, inputs: Iterable[Path]) -> Path:
-    """Where a run with these settings, inputs and code keeps its checkpoints."""
-    return CHECKPOINTS / f"{stage}-{fingerprint(settings, inputs)}"
 
 
 def run(
     make_trainer: Callable[[list[transformers.TrainerCallback]], VisionLanguageTrainer],
-    checkpoints: Path,
+    home: Home,
     outputs: Outputs,
     reporter: Reporter,
 ) -> None:
@@ -112,27 +84,28 @@ def run(
     A run that was asked to stop ends with a checkpoint, as interrupted; its outputs stay away.
 
     Raises:
-        UserError: the disk is full (the last checkpoint stays), or a reward failed.
+        UserError: something cannot be written (the last checkpoint stays), or a reward failed.
     """
-    log = LogFile(outputs.log)
+    if home.resumed_anyway:
+        reporter.note(resumed_anyway="; ".join(f"step {step}: {what}" for step, what in home.resumed_anyway))
+    log = LogFile(outputs.log, [step for step, _ in home.resumed_anyway])
     watch = StopAndReport(reporter.progress, reporter.stop_requested.is_set)
-    trainer = make_trainer([log, watch])
-    checkpoint = last_checkpoint(checkpoints)
-    if checkpoint:
-        print(f"going on from {checkpoint}", flush=True)
-    with full_disk_named(checkpoints):
-        trainer.train(resume_from_checkpoint=checkpoint)
+    with trouble_in_words(home.folder):
+        trainer = make_trainer([log, watch])
+        trainer.train(resume_from_checkpoint=True)
         if not watch.stopped:
             save_whole(trainer, outputs.model)
             write_curves(trainer.state.log_history, outputs.curves)
     if watch.stopped:
         reporter.raise_if_stopped()
-    _remove_with_siblings(checkpoints)
+    # A stage that ended well needs neither its checkpoints nor those of its earlier settings.
+    for folder in [home.folder, *siblings(home.folder)]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Turns the several ways in which torch and safetensors say that the disk is full into one line.
+def trouble_in_words(folder: Path) -> Iterator[None]:
+    """Turns the several ways in which Python, torch and safetensors say that a file cannot be written into one line.
 
     Raises:
         UserError: something could not be written in or near `folder`.
@@ -141,25 +114,19 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors has an exception of its own, and torch's writer raises RuntimeError with a line of C++.
-        full |= type(error).__name__ == "SafetensorError" and "o space left" in text
-        full |= "inline_container" in text or "PytorchStreamWriter" in text
-        if not full:
+        if isinstance(error, OSError):
+            failed = error.errno in _NOT_WRITABLE
+        else:
+            # safetensors has an exception of its own, and torch's writer raises RuntimeError with a line of C++.
+            failed = type(error).__name__ == "SafetensorError" and any(word in text for word in _NOT_WRITABLE.values())
+            failed |= "inline_container" in text or "PytorchStreamWriter" in text
+        if not failed:
             raise
-        reason = text.splitlines()[0][:80]
+        reason = text.splitlines()[0][:160]
         raise UserError(
-            f"{folder}: a checkpoint or model could not be written ({reason}): free some space and run again; "
-            "the last whole checkpoint is kept"
+            f"{folder}: a checkpoint or model could not be written ({reason}): free some space, or make it writable, "
+            "and run again; the last whole checkpoint is kept"
         ) from error
-
-
-def _remove_with_siblings(checkpoints: Path) -> None:
-    """A stage that ended well needs neither its checkpoints nor those of its earlier settings."""
-    stage = checkpoints.name.rpartition("-")[0]
-    for folder in checkpoints.parent.glob(f"{stage}-*"):
-        if folder.name.rpartition("-")[0] == stage:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:

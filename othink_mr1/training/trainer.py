@@ -2,22 +2,22 @@
 pictures and questions."""
 
 import json
-import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl
 
 from othink_mr1.grpo.shared_prefix import install
 from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
+from othink_mr1.training import checkpoints
 from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
@@ -54,10 +54,11 @@ class Collator:
 class VisionLanguageTrainer(Trainer):
     """Trains on samples (dicts with `image`, `problem`, ...) and validates with `validate`.
 
-    Checkpoints are written beside and renamed: a folder `checkpoint-N` is always whole.
+    Checkpoints are written beside and renamed: a folder `checkpoint-N` is always whole, and verified before it is used.
     """
 
     args: VisionLanguageConfig
+    control: TrainerControl
 
     def __init__(
         self,
@@ -87,19 +88,42 @@ class VisionLanguageTrainer(Trainer):
         # Losses here are means already; the Trainer divides them by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self._buffer: dict[str, list[float]] = defaultdict(list)
+        self._phases: dict[str, float] = defaultdict(float)
         self._saving_to: str | None = None
         self._resumed_from: str | None = None
-        self._log_started, self._logged_before = time.perf_counter(), 0
+        self._log_started, self._logged_before, self._tokens_before = time.perf_counter(), 0, 0
         self.add_callback(_GoOnBetweenLogs(self))
+        if args.save_minutes is not None:
+            self.add_callback(_SaveByTheClock(60 * args.save_minutes))
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """Trains from the start or from a checkpoint's folder; see `transformers.Trainer.train`."""
-        self._resumed_from = resume_from_checkpoint
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains; see `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder; True goes on from the newest whole one of `output_dir`, or
+                begins where there is none.
+
+        Raises:
+            UserError: another process writes checkpoints to `output_dir`.
+        """
+        folder = Path(self.args.output_dir)
+        with checkpoints.held(folder):
+            found = checkpoints.newest(folder) if resume_from_checkpoint is True else resume_from_checkpoint
+            self._resumed_from = str(found) if found else None
+            if found:
+                print(f"going on from {found}", flush=True)
+            return super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
 
     def count_tokens(self, *masks: torch.Tensor) -> None:
         """Adds to `num_tokens`, the tokens seen so far; the Trainer's state carries the sum through a resume."""
         self.state.num_input_tokens_seen += sum(int(mask.sum()) for mask in masks)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the time of its block, which appears in the next log as `time/<name>`, seconds a step."""
+        began = time.perf_counter()
+        yield
+        self._phases[name] += time.perf_counter() - began
 
     def note(self, **metrics: float) -> None:
         """Keeps metrics of a micro-batch until the next log, where their mean appears."""
@@ -113,9 +137,16 @@ class VisionLanguageTrainer(Trainer):
             logs = {**logs, **{name: sum(v) / len(v) for name, v in self._buffer.items()}}
             logs["num_tokens"] = self.state.num_input_tokens_seen
             logs["step_time"] = (now - self._log_started) / steps
+            logs["tokens_per_second"] = (logs["num_tokens"] - self._tokens_before) / (now - self._log_started)
+            logs |= {f"time/{name}": seconds / steps for name, seconds in self._phases.items()}
             self._buffer.clear()
-            self._log_started, self._logged_before = now, self.state.global_step
+            self._phases.clear()
+            self._begin_log(now)
         super().log(logs, start_time)
+
+    def _begin_log(self, now: float) -> None:
+        self._log_started, self._logged_before = now, self.state.global_step
+        self._tokens_before = self.state.num_input_tokens_seen
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -129,6 +160,8 @@ class VisionLanguageTrainer(Trainer):
         metrics = self.validate(model, self.processor, self.eval_dataset, size, length)
         self.log(dict(metrics))
         self._log_started += time.perf_counter() - began
+        # The Trainer asks for an evaluation until it hears of one.
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
@@ -141,7 +174,7 @@ class VisionLanguageTrainer(Trainer):
         return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "buffer": self._buffer}
 
     def _go_on_between_logs(self) -> None:
-        self._log_started, self._logged_before = time.perf_counter(), self.state.global_step
+        self._begin_log(time.perf_counter())
         if self._resumed_from is None:
             return
         saved = json.loads((Path(self._resumed_from) / _BETWEEN).read_text(encoding="utf-8"))
@@ -153,21 +186,18 @@ class VisionLanguageTrainer(Trainer):
         return self._saving_to or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
-        unfinished = folder / "unfinished"
+        folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        unfinished = folder / checkpoints.UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
         self._saving_to = str(unfinished)
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                (unfinished / name / _BETWEEN).write_text(json.dumps(self._between_logs()), encoding="utf-8")
+                checkpoints.keep(folder, name, self.args.save_total_limit)
         finally:
             self._saving_to = None
-        if self.args.should_save:
-            (unfinished / name / _BETWEEN).write_text(json.dumps(self._between_logs()), encoding="utf-8")
-            shutil.rmtree(folder / name, ignore_errors=True)
-            os.replace(unfinished / name, folder / name)
             shutil.rmtree(unfinished, ignore_errors=True)
-            rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
 
 
 class _GoOnBetweenLogs(TrainerCallback):
@@ -180,9 +210,21 @@ class _GoOnBetweenLogs(TrainerCallback):
         self.trainer._go_on_between_logs()
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in `folder`, or None."""
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+class _SaveByTheClock(TrainerCallback):
+    """Asks for a checkpoint when the last one is too long ago; saving changes nothing of what is trained."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save |= time.monotonic() - self._last >= self.seconds
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._last = time.monotonic()
 
 
 class StopAndReport(TrainerCallback):
@@ -198,8 +240,14 @@ class StopAndReport(TrainerCallback):
         self.report(state.global_step, state.max_steps, "")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        shown = [(name, (logs or {}).get(name)) for name in ("reward", "beta", "loss", "eval_accuracy")]
-        self._metrics = "  ".join(f"{name} {value:.3g}" for name, value in shown if value is not None)
+        logs = logs or {}
+        # An RL loss says nothing, its reward does.
+        names = ("reward", "beta", "eval_accuracy") if "reward" in logs else ("loss", "eval_accuracy")
+        shown = [f"{name} {logs[name]:.3g}" for name in names if name in logs]
+        if "tokens_per_second" in logs:
+            shown.append(f"{logs['tokens_per_second']:.0f} tokens/s")
+        self._metrics = "  ".join(shown) or self._metrics
+        self.report(state.global_step, state.max_steps, self._metrics)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.report(state.global_step, state.max_steps, self._metrics)

@@ -1,0 +1,186 @@
+"""Checkpoints: verified before one is used, written by one process alone, and never another run's."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from othink_mr1.errors import UserError
+from othink_mr1.training import checkpoints, fingerprint
+from othink_mr1.training.fingerprint import Home, home
+from othink_mr1.training.run import Outputs, run
+from tests.training.test_training import Reporter, base, trainer_of, weights
+
+__all__ = ["base"]  # the fixture
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_checkpoint(folder: Path, step: int) -> Path:
+    beside = folder / checkpoints.UNFINISHED / f"checkpoint-{step}"
+    beside.mkdir(parents=True)
+    (beside / "model.safetensors").write_bytes(bytes(range(256)) * step)
+    (beside / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    checkpoints.keep(folder, beside.name, limit=2)
+    return folder / beside.name
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda c: (c / "model.safetensors").write_bytes(b""), "model.safetensors is not as it was written"),
+        (lambda c: flip_a_bit(c / "model.safetensors"), "model.safetensors is not as it was written"),
+        (lambda c: (c / "trainer_state.json").unlink(), "trainer_state.json is missing"),
+        (lambda c: (c / "seal.json").unlink(), "seal.json cannot be read"),
+        (lambda c: (c / "seal.json").write_text("{"), "seal.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(spoil, told: str, capfd) -> None:
+    folder = Path("ck")
+    make_checkpoint(folder, 9)
+    spoil(make_checkpoint(folder, 10))
+    assert checkpoints.newest(folder) == folder / "checkpoint-9"
+    assert f"ck/checkpoint-10 is damaged ({told}" in capfd.readouterr().err
+    assert not (folder / "checkpoint-10").exists()
+
+
+def test_the_last_ones_are_kept() -> None:
+    for step in (8, 9, 10, 11):
+        make_checkpoint(Path("ck"), step)
+    assert sorted(p.name for p in Path("ck").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-11"]
+    assert checkpoints.newest(Path("nowhere")) is None
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from othink_mr1.training import checkpoints
+with checkpoints.held(Path("ck")):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_trainers_never_write_one_folder(base: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"ck: process {other.pid} writes its checkpoints there"):
+            trainer_of("sft", base, Path("ck"))([]).train()
+        assert not list(Path("ck").glob("checkpoint-*"))
+    finally:
+        other.kill()
+        other.wait()
+    trainer_of("sft", base, Path("ck"), max_steps=1)([]).train()
+    assert (Path("ck") / "checkpoint-1").is_dir()
+
+
+def test_a_truncated_newest_checkpoint_changes_nothing_of_the_result(base: Path, capfd) -> None:
+    whole, parts = Path("ck-whole"), Path("ck-parts")
+    run(trainer_of("sft", base, whole), Home(whole), Outputs("whole"), Reporter())
+    with pytest.raises(KeyboardInterrupt):
+        run(trainer_of("sft", base, parts), Home(parts), Outputs("parts"), Reporter(stop_at=3))
+    optimizer = parts / "checkpoint-3" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1000])
+    run(trainer_of("sft", base, parts), Home(parts), Outputs("parts"), Reporter())
+    told = capfd.readouterr()
+    assert "checkpoint-3 is damaged (optimizer.pt is not as it was written): going back to the one before" in told.err
+    assert "going on from ck-parts/checkpoint-2" in told.out
+    assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
+    assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
+
+
+def test_checkpoints_by_the_clock_change_no_bit(base: Path, monkeypatch) -> None:
+    kept = []
+    keep = checkpoints.keep
+    monkeypatch.setattr(checkpoints, "keep", lambda folder, name, limit: [kept.append(name), keep(folder, name, limit)])
+    options: dict[str, Any] = {"save_steps": 3, "logging_steps": 3, "save_total_limit": 1}
+    plain, clock = Path("ck-plain"), Path("ck-clock")
+    run(trainer_of("grpo_d", base, plain, **options), Home(plain), Outputs("plain"), Reporter())
+    assert kept == ["checkpoint-3", "checkpoint-4"]
+    kept.clear()
+    run(trainer_of("grpo_d", base, clock, **options, save_minutes=1e-9), Home(clock), Outputs("clock"), Reporter())
+    assert kept == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
+    assert weights(Outputs("plain").model) == weights(Outputs("clock").model)
+    assert Outputs("plain").curves.read_text() == Outputs("clock").curves.read_text()
+
+
+def test_the_clock_waits_its_minutes(base: Path, monkeypatch) -> None:
+    trainer = trainer_of("sft", base, Path("ck"), save_steps=100, save_minutes=1)([])
+    begin = time.monotonic()
+    # Each step takes 25 seconds of this clock.
+    monkeypatch.setattr("othink_mr1.training.trainer.time.monotonic", lambda: begin + 25 * trainer.state.global_step)
+    trainer.train()
+    assert sorted(p.name for p in Path("ck").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_validation_runs_once_where_an_epoch_ends(base: Path) -> None:
+    trainer = trainer_of(
+        "sft", base, Path("ck"), eval_strategy="steps", eval_steps=3, eval_max_new_tokens=2, max_steps=6
+    )([])
+    calls = []
+    validate = trainer.validate
+    trainer.validate = lambda *args: calls.append(trainer.state.global_step) or validate(*args)
+    trainer.train()  # 6 samples in batches of 2: an epoch is 3 steps
+    assert calls == [3, 6]
+
+
+def test_a_changed_setting_or_input_never_resumes_the_wrong_run() -> None:
+    data = Path("train.parquet")
+    data.write_bytes(b"rows")
+    first = home("train@sft-counting", {"learning_rate": 1e-3}, [data]).folder
+    make_checkpoint(first, 1)
+    assert home("train@sft-counting", {"learning_rate": 1e-3}, [data]).folder == first
+    assert home("train@sft-counting", {"learning_rate": 1e-4}, [data], resume_anyway=True).folder != first
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert home("train@sft-counting", {"learning_rate": 1e-3}, [data], resume_anyway=True).folder != first
+    finally:
+        torch.set_num_threads(threads)
+    data.write_bytes(b"other rows")
+    assert home("train@sft-counting", {"learning_rate": 1e-3}, [data], resume_anyway=True).folder != first
+    assert checkpoints.newest(first) == first / "checkpoint-1"
+
+
+def test_a_run_goes_on_after_a_change_of_code_only_where_that_is_asked_for(base: Path, monkeypatch, capfd) -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e-3}
+
+    def train(resume_anyway: bool, stop_at: int = -1) -> Reporter:
+        mine, reporter = home("train@sft-counting", settings, [base], resume_anyway), Reporter(stop_at)
+        run(trainer_of("sft", base, mine.folder), mine, Outputs("sft-counting"), reporter)
+        return reporter
+
+    with pytest.raises(KeyboardInterrupt):
+        train(False, stop_at=2)
+    before = fingerprint.origin(settings, [base])
+    after = {**before, "code": {**before["code"], "othink_mr1.sft": "edited"}}
+    monkeypatch.setattr(fingerprint, "origin", lambda settings, inputs: after)
+
+    assert checkpoints.newest(home("train@sft-counting", settings, [base]).folder) is None
+    assert "another run's checkpoints (code: othink_mr1.sft); not used" in capfd.readouterr().out
+
+    reporter = train(True)
+    assert "going on from step 2 although code has changed: othink_mr1.sft" in capfd.readouterr().out
+    assert reporter.notes == {"resumed_anyway": "step 2: othink_mr1.sft"}
+    log = [json.loads(line) for line in Outputs("sft-counting").log.read_text().splitlines()]
+    assert [entry["step"] for entry in log if entry.get("resumed_anyway")] == [2]
+    header, *rows = Outputs("sft-counting").curves.read_text().splitlines()
+    column = header.split(",").index("resumed_anyway")
+    assert [row.split(",")[column] for row in rows] == ["", "1.0", "", ""]
+    assert not list(fingerprint.CHECKPOINTS.iterdir())
