@@ -1,14 +1,17 @@
 """What a dataset as a whole has to be like: Great Expectations suites, built in code, one a split.
 
-Limits, as they stand under `data.<task>.checks` of the resolved parameters:
+Limits, as they stand under `data.<task>.checks` of the resolved parameters; null leaves the expectation out:
 
-| field | type | default | what |
-|---|---|---|---|
-| max_quarantined | 0 to 1 | 0.05 | share of the rows read of a split that may be put aside |
-| min_rows | int >= 1 | 1 | least rows of each split |
+| field | type | what |
+|---|---|---|
+| max_quarantined | 0 to 1 | share of the rows read of a split that may be put aside |
+| min_rows | int >= 1 | least rows of each split |
+| max_answer_share | 0 to 1 or null | share of rows that may have the same answer (a warning) |
+| max_answer_drift | 0 to 1 or null | distance of the answers from the accepted ones (`profile.Drift`) |
+| max_size_drift | 0 to 1 or null | distance of the picture sizes from the accepted ones |
 
-A critical expectation that fails stops the step. The others are reported in the Data Docs alone: a test split keeps
-rows that would be put aside elsewhere, such as repeats.
+A critical expectation that fails stops the step; a warning is reported. A test split keeps rows that would be put
+aside elsewhere, such as repeats: there they are a warning.
 """
 
 import logging
@@ -21,61 +24,116 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from othink_mr1.data.offline_pages import offline
 from othink_mr1.data.pictures import LEAST_SIDE
-from othink_mr1.data.prepare import Prepared
+from othink_mr1.data.prepare import Prepared, Split
+from othink_mr1.data.profile import Drift, Profile, drift, measure
 from othink_mr1.errors import UserError
 
 if TYPE_CHECKING:
     import great_expectations as gx
+    import pandas as pd
 
 ANSWERS = {"counting": r"^[0-9]+$", "geometry": r"\S"}
-_TEXTS = ("sample_id", "split", "source", "problem", "solution", "answer", "thinking")
-_SPLIT_TEXT = {"train": "train split", "validation": "validation split", "test": "test split"}
+CRITICAL, WARNING = "critical", "warning"
+_TEXTS = ("sample_id", "task", "split", "source", "answer")
+_LONG_TEXTS = ("problem", "solution", "thinking")
+_MOST_EXAMPLES = 3
+_DRIFTS = {"answer_drift": "max_answer_drift", "size_drift": "max_size_drift"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A critical expectation that was not met."""
+    """An expectation that was not met."""
 
     split: str
     expectation: str
+    severity: str
     observed: str
     expected: str
     example: str
+    notes: str
 
     def __str__(self) -> str:
         return (
-            f"{_SPLIT_TEXT[self.split]}: {self.expectation} failed: observed {self.observed}, "
+            f"{self.split} split: {self.expectation} failed: observed {self.observed}, "
             f"expected {self.expected}{self.example}"
         )
 
 
-def validate(prepared: Prepared, checks: Mapping[str, Any], data_docs: Path) -> list[Failure]:
-    """Runs the task's suites and writes their Data Docs, a static site, into the folder `data_docs`.
+@dataclass(frozen=True)
+class Checked:
+    """What came out: the profile of each split, and what was not met, in the order of the splits."""
 
-    Returns:
-        The critical expectations that failed, in the order of the splits.
+    profiles: dict[str, Profile]
+    failures: list[Failure]
+    met: dict[str, tuple[int, int]]  # expectations met, and asked, of each split
+    without_reference: list[str]  # splits whose source has no accepted profile
+
+
+@dataclass(frozen=True)
+class _Split:
+    """One split as its suite looks at it. Numbers of the whole split are columns with one value."""
+
+    name: str
+    found: Split
+    rows: "pd.DataFrame"
+    drifts: Mapping[str, Drift]  # by column
+
+
+def validate(
+    prepared: Prepared,
+    checks: Mapping[str, Any],
+    sources: Mapping[str, str],
+    accepted: Mapping[tuple[str, str], Profile],
+    data_docs: Path,
+) -> Checked:
+    """Runs the task's suites and writes a page for each split into the folder `data_docs`.
+
+    Args:
+        prepared: what was written.
+        checks: the limits, see above.
+        sources: the name of each split's source (`profile.source_name`).
+        accepted: the accepted profiles, by split and source.
+        data_docs: is made.
     """
+    profiles: dict[str, Profile] = {}
+    failures: list[Failure] = []
+    met: dict[str, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory(prefix="othink-expectations-") as project:
         context = _context(Path(project))
-        rows = context.data_sources.add_pandas(prepared.task)
-        failures: list[Failure] = []
-        for split in prepared.splits:
-            result = _run(context, rows.add_dataframe_asset(split), prepared, split, checks)
-            failures += _failures(split, result, prepared)
-        _copy_site(context, Path(project), data_docs)
-    return failures
+        data = context.data_sources.add_pandas(prepared.task)
+        for name, found in prepared.splits.items():
+            rows = _rows(prepared.folder / f"{name}.parquet", prepared.sizes[name])
+            profiles[name] = measure(rows, sources[name])
+            split = _Split(name, found, rows, _drifts(profiles[name], accepted.get((name, sources[name]))))
+            results = _run(context, data.add_dataframe_asset(name), prepared.task, split, checks).results
+            unmet = [_failure(split, one) for one in results if not one.success]
+            failures += unmet
+            met[name] = (len(results) - len(unmet), len(results))
+        context.build_data_docs()
+        _copy_pages(Path(project) / "gx/uncommitted/data_docs/local_site/validations", prepared.task, data_docs)
+    without = [name for name in prepared.splits if (name, sources[name]) not in accepted]
+    return Checked(profiles, failures, met, without)
 
 
 def require(failures: list[Failure], task: str, data_docs: Path) -> None:
-    """Stops where anything failed.
+    """Stops where anything critical failed.
 
     Raises:
         UserError: names the first failure, and where the Data Docs show them all.
     """
-    if failures:
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise UserError(f"data.{task}: {failures[0]}{more}; see {data_docs / 'index.html'}")
+    critical = [one for one in failures if one.severity == CRITICAL]
+    if critical:
+        more = f" (and {len(critical) - 1} more)" if len(critical) > 1 else ""
+        accept = f"; if the data are right, `othink data accept --task {task} --refused` accepts them"
+        drifted = any(column in critical[0].expectation for column in _DRIFTS)
+        raise UserError(f"data.{task}: {critical[0]}{more}; see {data_docs / 'index.html'}{accept if drifted else ''}")
 
 
 def _context(project: Path) -> "gx.data_context.FileDataContext":
@@ -93,21 +151,44 @@ def _context(project: Path) -> "gx.data_context.FileDataContext":
     return context
 
 
-def suite(task: str, split: str, checks: Mapping[str, Any]) -> "gx.ExpectationSuite":
-    """The expectations of one split; the meaning of each stands in its notes, which the Data Docs show."""
+def _rows(path: Path, sizes: np.ndarray) -> "pd.DataFrame":
+    """What the suites look at of each row: no picture, of long texts the length alone; some 200 bytes a row."""
+    with pq.ParquetFile(path) as file:
+        columns = [*_TEXTS, *_LONG_TEXTS]
+        parts = [_without_long_texts(batch) for batch in file.iter_batches(16_384, columns=columns)]
+    frame = pa.Table.from_batches(parts).to_pandas()
+    frame["width"], frame["height"] = sizes[:, 0], sizes[:, 1]
+    return frame
+
+
+def _without_long_texts(batch: pa.RecordBatch) -> pa.RecordBatch:
+    lengths = {f"{name}_length": pc.utf8_length(batch[name]) for name in _LONG_TEXTS}
+    return pa.RecordBatch.from_pydict({**{name: batch[name] for name in _TEXTS}, **lengths})
+
+
+def _drifts(present: Profile, accepted: Profile | None) -> dict[str, Drift]:
+    if accepted is None:
+        return {}
+    return {
+        "answer_drift": drift(accepted.answers, accepted.rows, present.answers, present.rows),
+        "size_drift": drift(accepted.picture_sizes, accepted.rows, present.picture_sizes, present.rows),
+    }
+
+
+def _suite(task: str, split: _Split, checks: Mapping[str, Any]) -> "gx.ExpectationSuite":
+    """The expectations of one split; the meaning of each stands in its notes, which the Data Docs show if it fails."""
     import great_expectations as gx
     import great_expectations.expectations as gxe
 
-    in_test = "warning" if split == "test" else "critical"
-    limit = float(checks.get("max_quarantined", 0.05))
+    in_test = WARNING if split.name == "test" else CRITICAL
     expectations: list[Any] = [
         gxe.ExpectTableRowCountToBeBetween(
-            min_value=int(checks.get("min_rows", 1)), severity="critical", notes="Enough rows to work with."
+            min_value=int(checks.get("min_rows", 1)), severity=CRITICAL, notes="Enough rows to work with."
         ),
         gxe.ExpectColumnMaxToBeBetween(
             column="share_quarantined",
-            max_value=limit,
-            severity="critical",
+            max_value=float(checks.get("max_quarantined", 0.05)),
+            severity=CRITICAL,
             notes="Rows put aside, as a share of the rows read: more of them means that the source is broken.",
         ),
         gxe.ExpectColumnValuesToBeUnique(
@@ -119,40 +200,66 @@ def suite(task: str, split: str, checks: Mapping[str, Any]) -> "gx.ExpectationSu
             severity=in_test,
             notes="Every answer is of the task's form.",
         ),
+        gxe.ExpectColumnValuesToBeInSet(column="task", value_set=[task], severity=CRITICAL),
+        gxe.ExpectColumnValuesToBeInSet(column="split", value_set=[split.name], severity=CRITICAL),
     ]
+    if checks.get("max_answer_share") is not None:
+        expectations.append(
+            gxe.ExpectColumnMaxToBeBetween(
+                column="commonest_answer_share",
+                max_value=float(checks["max_answer_share"]),
+                severity=WARNING,
+                notes="Where most rows have one answer, a model that always gives it looks good.",
+            )
+        )
+    for column, change in split.drifts.items():
+        if checks.get(_DRIFTS[column]) is not None:
+            expectations.append(
+                gxe.ExpectColumnMaxToBeBetween(
+                    column=column,
+                    max_value=round(max(float(checks[_DRIFTS[column]]), change.chance), 3),
+                    severity=CRITICAL,
+                    notes="Share of rows that would need another value to be as the accepted ones; chance alone gives "
+                    f"up to {change.chance:.3f} with so many rows.",
+                )
+            )
     for column in _TEXTS:
-        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column=column, severity="critical"))
-        expectations.append(gxe.ExpectColumnValuesToBeOfType(column=column, type_="str", severity="critical"))
-    for column in ("problem", "solution"):
-        expectations.append(gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=1, severity="critical"))
+        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column=column, severity=CRITICAL))
+        expectations.append(gxe.ExpectColumnValuesToBeOfType(column=column, type_="str", severity=CRITICAL))
+    for name, least in (("problem", 1), ("solution", 1), ("thinking", 0)):
+        column = f"{name}_length"
+        expectations.append(gxe.ExpectColumnValuesToNotBeNull(column=column, severity=CRITICAL))
+        expectations.append(
+            gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, severity=CRITICAL, notes="Characters.")
+        )
     for column in ("width", "height"):
         expectations.append(
             gxe.ExpectColumnValuesToBeBetween(
-                column=column, min_value=LEAST_SIDE, severity="critical", notes="The Qwen-VL processors refuse less."
+                column=column, min_value=LEAST_SIDE, severity=CRITICAL, notes="The Qwen-VL processors refuse less."
             )
         )
-    return gx.ExpectationSuite(name=f"{task}-{split}", expectations=expectations)
+    return gx.ExpectationSuite(name=f"{task}-{split.name}", expectations=expectations)
 
 
 def _run(
-    context: "gx.data_context.FileDataContext", asset: Any, prepared: Prepared, split: str, checks: Mapping[str, Any]
+    context: "gx.data_context.FileDataContext", asset: Any, task: str, split: _Split, checks: Mapping[str, Any]
 ) -> Any:
     """The validation result of one split."""
     import great_expectations as gx
-    import pandas as pd
 
-    found = prepared.splits[split]
-    # As objects: a text column is then one of Python's str, whatever pandas would make of it.
-    frame = pd.DataFrame(prepared.table[split], dtype=object).astype({"width": "int64", "height": "int64"})
-    read = found.read or prepared.splits["train"].read
-    frame["share_quarantined"] = sum(found.quarantined.values()) / read
+    frame, found = split.rows, split.found
+    # A validation split that is drawn from train has read nothing itself.
+    frame["share_quarantined"] = sum(found.quarantined.values()) / (found.read or found.rows)
+    frame["commonest_answer_share"] = frame["answer"].value_counts(normalize=True).max()
+    for column, change in split.drifts.items():
+        frame[column] = change.distance
 
-    name = f"{prepared.task}-{split}"
+    name = f"{task}-{split.name}"
     definition = context.validation_definitions.add_or_update(
         gx.ValidationDefinition(
             name=name,
             data=asset.add_batch_definition_whole_dataframe(name),
-            suite=context.suites.add_or_update(suite(prepared.task, split, checks)),
+            suite=context.suites.add_or_update(_suite(task, split, checks)),
         )
     )
     checkpoint = gx.Checkpoint(
@@ -164,12 +271,7 @@ def _run(
     return next(iter(outcome.run_results.values()))
 
 
-def _failures(split: str, result: Any, prepared: Prepared) -> list[Failure]:
-    failed = [one for one in result.results if not one.success and one.expectation_config.severity == "critical"]
-    return [_failure(split, one, prepared) for one in failed]
-
-
-def _failure(split: str, one: Any, prepared: Prepared) -> Failure:
+def _failure(split: _Split, one: Any) -> Failure:
     config, result = one.expectation_config, one.result
     column = config.kwargs.get("column")
     if one.exception_info.get("raised_exception"):
@@ -179,33 +281,43 @@ def _failure(split: str, one: Any, prepared: Prepared) -> Failure:
     else:
         observed = f"{result.get('unexpected_count')} of {result.get('element_count')} rows otherwise"
     return Failure(
-        split=split,
+        split=split.name,
         expectation=f"{config.type}({column})" if column else config.type,
+        severity=config.severity.value,
         observed=observed,
         expected=_expected(config.kwargs),
-        example=_example(split, column, result, prepared),
+        example=_example(split, column, result),
+        notes=str(config.notes or ""),
     )
 
 
 def _expected(limits: Mapping[str, Any]) -> str:
     words = {"min_value": "at least", "max_value": "at most", "regex": "matching", "type_": "of type"}
+    words["value_set"] = "one of"
     told = [f"{word} {_shown(limits[name])}" for name, word in words.items() if limits.get(name) is not None]
     return " and ".join(told) or "all rows to comply"
 
 
-def _example(split: str, column: str | None, result: Mapping[str, Any], prepared: Prepared) -> str:
+def _example(split: _Split, column: str | None, result: Mapping[str, Any]) -> str:
     if column == "share_quarantined":
-        return f"; such as {prepared.splits[split].example}"
-    rows = result.get("partial_unexpected_index_list") or []
-    return f"; such as {rows[0]['source']} with {str(rows[0][column])!r}" if rows else ""
+        return f"; such as {split.found.example}"
+    if column is not None and column in split.drifts:
+        return f"; most of all {split.drifts[column].example}"
+    if column == "commonest_answer_share":
+        return f"; it is {split.rows['answer'].mode()[0]!r}"
+    rows = (result.get("partial_unexpected_index_list") or [])[:_MOST_EXAMPLES]
+    return "; such as " + ", ".join(f"{row['source']} with {str(row[column])!r}" for row in rows) if rows else ""
 
 
 def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _copy_site(context: "gx.data_context.FileDataContext", project: Path, data_docs: Path) -> None:
-    context.build_data_docs()
-    site = project / "gx" / "uncommitted" / "data_docs" / "local_site"
+def _copy_pages(validations: Path, task: str, data_docs: Path) -> None:
+    """Each split's page under its name. Great Expectations' folders are named by times."""
     shutil.rmtree(data_docs, ignore_errors=True)
-    shutil.copytree(site, data_docs, ignore=shutil.ignore_patterns("*.gif"))
+    data_docs.mkdir(parents=True)
+    for page in validations.rglob("*.html"):
+        split = page.stem.removeprefix(f"{task}-")
+        text = offline(page.read_text(encoding="utf-8"), f"Data of {task}: {split} split")
+        (data_docs / f"{split}.html").write_text(text, encoding="utf-8")

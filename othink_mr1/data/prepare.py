@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from othink_mr1.data.checks import Accepted, Entry, Quarantined, Verdict, examine, printable, settle
@@ -48,11 +49,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The splits, and one row of plain values for each row written (all but the picture), for `expectations`."""
+    """What `prepare` wrote into `folder`. `sizes`: a split's pictures, (rows, 2), width and height in pixels."""
 
     task: str
+    folder: Path
     splits: dict[str, Split]
-    table: dict[str, list[dict[str, Any]]]
+    sizes: dict[str, np.ndarray]
 
 
 def prepare(
@@ -91,13 +93,13 @@ def prepare(
         if fraction is not None:
             splits["validation"] = Split("train", splits["train"].licence, splits["train"].digest)
         targets = _targets(splits["train"], verdict, fraction, settings.get("train_samples"), seed)
-        table = _write_all(task, splits, targets, verdict, folder, quarantine)
+        sizes = _write_all(splits, targets, verdict, folder, quarantine)
     for split, found in splits.items():
         (folder / _WAITING.format(split=split)).unlink(missing_ok=True)
         if not found.rows:
             raise UserError(_no_rows(task, split, found))
     _write_provenance(task, seed, settings, splits, folder)
-    return Prepared(task, {split: splits[split] for split in SPLITS}, table)
+    return Prepared(task, folder, {split: splits[split] for split in SPLITS}, sizes)
 
 
 def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
@@ -154,15 +156,18 @@ def _targets(train: Split, verdict: Verdict, fraction: float | None, samples: in
 
 
 def _write_all(
-    task: str,
     splits: dict[str, Split],
     targets: Mapping[int, str],
     verdict: Verdict,
     folder: Path,
     quarantine: ParquetSink,
-) -> dict[str, list[dict[str, Any]]]:
-    """Second pass: the rows that wait go to the split they are for, or to quarantine."""
-    table: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+) -> dict[str, np.ndarray]:
+    """Second pass: the rows that wait go to the split they are for, or to quarantine.
+
+    Returns:
+        The sizes of the pictures written, as in `Prepared`.
+    """
+    sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
     sinks = {split: ParquetSink(folder / f"{split}.parquet", SCHEMA) for split in SPLITS}
     for split, found in list(splits.items()):
         for position, row in enumerate(_waiting(folder / _WAITING.format(split=split))):
@@ -180,12 +185,10 @@ def _write_all(
             found.drawn += target != split
             splits[target].rows += 1
             sinks[target].write({**row, "split": target})
-            width, height = found.sizes[position]
-            plain = {name: value for name, value in row.items() if name != "image"}
-            table[target].append({**plain, "split": target, "width": width, "height": height})
+            sizes[target].append(found.sizes[position])
     for sink in sinks.values():
         sink.close()
-    return table
+    return {split: np.array(pairs, dtype=np.int32).reshape(-1, 2) for split, pairs in sizes.items()}
 
 
 def _waiting(path: Path) -> Iterator[dict[str, Any]]:
