@@ -131,6 +131,7 @@ def trouble_in_words(folder: Path) -> Iterator[None]:
 
 def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:
     """The trained model in `folder`, written beside and renamed."""
+    trainer.mark("saving the model")
     model = trainer.accelerator.unwrap_model(trainer.model)
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)

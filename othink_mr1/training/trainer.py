@@ -17,7 +17,7 @@ from othink_mr1.grpo.shared_prefix import install
 from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
-from othink_mr1.training import checkpoints
+from othink_mr1.training import checkpoints, phases
 from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
@@ -93,6 +93,7 @@ class VisionLanguageTrainer(Trainer):
         self._resumed_from: str | None = None
         self._log_started, self._logged_before, self._tokens_before = time.perf_counter(), 0, 0
         self.add_callback(_GoOnBetweenLogs(self))
+        self.add_callback(_MarkPhases(self))
         if args.save_minutes is not None:
             self.add_callback(_SaveByTheClock(60 * args.save_minutes))
 
@@ -114,13 +115,26 @@ class VisionLanguageTrainer(Trainer):
                 print(f"going on from {found}", flush=True)
             return super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
 
+    def mark(self, name: str) -> None:
+        """Says which part of a step begins, such as "backward"; it lasts until the next one."""
+        phases.mark(self.state.global_step, name)
+
+    @contextmanager
+    def compute_loss_context_manager(self) -> Iterator[None]:
+        """The Trainer enters it around the forward pass."""
+        self.mark("forward")
+        with super().compute_loss_context_manager():
+            yield
+        self.mark("backward")
+
     def count_tokens(self, *masks: torch.Tensor) -> None:
         """Adds to `num_tokens`, the tokens seen so far; the Trainer's state carries the sum through a resume."""
         self.state.num_input_tokens_seen += sum(int(mask.sum()) for mask in masks)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the time of its block, which appears in the next log as `time/<name>`, seconds a step."""
+        """Marks its block, and counts its time, which appears in the next log as `time/<name>`, seconds a step."""
+        self.mark(name)
         began = time.perf_counter()
         yield
         self._phases[name] += time.perf_counter() - began
@@ -155,6 +169,7 @@ class VisionLanguageTrainer(Trainer):
             raise ValueError("evaluation needs a `validate` function, such as training.validation.greedy_accuracy")
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
+        self.mark("validation")
         began = time.perf_counter()
         size, length = self.args.per_device_eval_batch_size, self.args.eval_max_new_tokens
         metrics = self.validate(model, self.processor, self.eval_dataset, size, length)
@@ -186,6 +201,7 @@ class VisionLanguageTrainer(Trainer):
         return self._saving_to or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.mark("saving")
         folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         unfinished = folder / checkpoints.UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -208,6 +224,19 @@ class _GoOnBetweenLogs(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer._go_on_between_logs()
+
+
+class _MarkPhases(TrainerCallback):
+    """The phases that lie between what the trainers themselves do."""
+
+    def __init__(self, trainer: VisionLanguageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.mark("optimiser")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.mark("between steps")
 
 
 class _SaveByTheClock(TrainerCallback):
