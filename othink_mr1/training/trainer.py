@@ -156,6 +156,8 @@ class VisionLanguageTrainer(Trainer):
             self._buffer.clear()
             self._phases.clear()
             self._begin_log(now)
+        if "train_loss" in logs:  # of the whole training; the Trainer's is that of the steps since the last resume
+            logs = {**logs, "train_loss": self._total_loss_scalar / max(1, self.state.global_step)}
         super().log(logs, start_time)
 
     def _begin_log(self, now: float) -> None:
@@ -186,7 +188,12 @@ class VisionLanguageTrainer(Trainer):
         (model or self.model).load_state_dict(saved.state_dict(), strict=True)
 
     def _between_logs(self) -> dict[str, Any]:
-        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "buffer": self._buffer}
+        return {
+            "loss": self._tr_loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "logged": self._globalstep_last_logged,
+            "buffer": self._buffer,
+        }
 
     def _go_on_between_logs(self) -> None:
         self._begin_log(time.perf_counter())
@@ -194,6 +201,7 @@ class VisionLanguageTrainer(Trainer):
             return
         saved = json.loads((Path(self._resumed_from) / _BETWEEN).read_text(encoding="utf-8"))
         self._tr_loss.fill_(saved["loss"])
+        self._total_loss_scalar = saved["total_loss"]
         self._globalstep_last_logged = saved["logged"]
         self._buffer.update(saved["buffer"])
 

@@ -1,5 +1,6 @@
 """GRPO-D and SFT on a small model: what they learn, what they log, and that a killed run ends with the same bits."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -111,6 +112,11 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+def mean_loss(outputs: Outputs) -> float:
+    """Of the whole training, as the log's closing line says."""
+    return json.loads(outputs.log.read_text().splitlines()[-1])["train_loss"]
+
+
 @pytest.mark.parametrize("kind", ["sft", "grpo_d"])
 @pytest.mark.parametrize(("accumulation", "logging_steps"), [(1, 1), (2, 3)])
 def test_a_stopped_run_ends_with_the_same_bits(
@@ -134,6 +140,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
 
     assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
     assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
+    assert mean_loss(Outputs("parts")) == mean_loss(Outputs("whole"))
     assert not whole.exists()
     assert not parts.exists()
     assert weights(Outputs("whole").model) != weights(base)
