@@ -44,6 +44,10 @@ def run(
     ] = None,
     only: Annotated[str | None, typer.Option("--only", metavar="STEP", help=f"Run only this step. {STEP_HELP}")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run steps that are up to date, too.")] = False,
+    resume_anyway: Annotated[
+        bool,
+        typer.Option("--resume-anyway", help="Go on from checkpoints that other code has made; the record says so."),
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would run and why; run nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +55,7 @@ def run(
     with _one_line():
         from flows.commands import run as command
 
-        command.run(profile, overrides or [], from_step, only, force, plan, as_json)
+        command.run(profile, overrides or [], from_step, only, force, plan, as_json, resume_anyway)
 
 
 @app.command()

@@ -72,6 +72,7 @@ def pipeline(
     from_step: str | None = None,
     only: str | None = None,
     force: bool = False,
+    resume_anyway: bool = False,
 ) -> Outcomes:
     """Run the chain; as a deployment on a schedule, or from `othink run`, which has made the plan already.
 
@@ -81,6 +82,7 @@ def pipeline(
         from_step: begin at this step.
         only: run this step alone.
         force: run steps that are up to date, too.
+        resume_anyway: training goes on from checkpoints that other code has made; the record says so.
 
     Returns:
         A dict a step: outcome, seconds, run_id, note.
@@ -94,7 +96,8 @@ def pipeline(
         return _execute(*prepared)
     root = find_root()
     with running(root) as run:
-        return _execute(prepare(root, profile, overrides or [], from_step, only, force), run, Board(root))
+        wanted = prepare(root, profile, overrides or [], from_step, only, force, resume_anyway=resume_anyway)
+        return _execute(wanted, run, Board(root))
 
 
 def run_prepared(request: Request, run: Run, board: Board) -> Outcomes:
@@ -105,7 +108,9 @@ def run_prepared(request: Request, run: Run, board: Board) -> Outcomes:
     """
     token = _prepared.set((request, run, board))
     try:
-        return pipeline(request.profile, list(request.overrides), force=request.force)
+        return pipeline(
+            request.profile, list(request.overrides), force=request.force, resume_anyway=request.resume_anyway
+        )
     finally:
         _prepared.reset(token)
 
@@ -173,7 +178,8 @@ class Conductor:
     def _stage(self, name: str) -> dict[str, Any]:
         settings = self.request.settings
         limit = time_limit(settings.flow.time_limit, name)
-        job = Job(self.request.root, name, self.request.params, self.parent.run_id, self.request.force, limit)
+        wanted = self.request
+        job = Job(wanted.root, name, wanted.params, self.parent.run_id, wanted.force, wanted.resume_anyway, limit)
         if self.request.steps[name].action == CACHED:
             done = point_at_run(job, "cached", self._locked.get(name))
         else:

@@ -43,6 +43,7 @@ def run_in_pool(
         "profile": profile,
         "overrides": overrides,
         "force": job.force,
+        "resume_anyway": job.resume_anyway,
     }
     # In a synchronous task it answers at once, whatever its type says.
     sent = cast(

@@ -25,6 +25,7 @@ class Request:
     graph: dict[str, plan.Node]
     steps: dict[str, plan.StepPlan]
     force: bool = False
+    resume_anyway: bool = False
     absent: tuple[str, ...] = field(default=())
 
 
@@ -36,6 +37,7 @@ def prepare(
     only: str | None = None,
     force: bool = False,
     looking: bool = False,
+    resume_anyway: bool = False,
 ) -> Request:
     """Work out what a run would do. Writes nothing but the digests of a source that is new.
 
@@ -44,6 +46,7 @@ def prepare(
         profile: a profile of params.yaml; None is the demo.
         overrides: `--set` texts.
         from_step: see `plan.make_plan`, as `only` and `force`.
+        resume_anyway: training goes on from checkpoints that other code has made.
         looking: the request will only be looked at: a source whose file is absent is no error then.
 
     Raises:
@@ -60,7 +63,7 @@ def prepare(
     if not looking:
         plan.check_inputs(graph, steps)
     absent = tuple(path for key, path in params["local"]["paths"].items() if _absent(params, key))
-    return Request(root, profile, tuple(overrides), settings, params, graph, steps, force, absent)
+    return Request(root, profile, tuple(overrides), settings, params, graph, steps, force, resume_anyway, absent)
 
 
 def current_params(root: Path) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ class Job:
     params: dict[str, Any]
     parent_run_id: str | None
     force: bool = False
+    resume_anyway: bool = False
     time_limit: float | None = None
 
 
@@ -53,6 +54,8 @@ def run_mirrored(job: Job, run: Run, stop: threading.Event, environment: dict[st
         StageFailedError: see `execute.run_stage`.
     """
     log = get_run_logger()
+    if job.resume_anyway:
+        environment = {**(environment or {}), "OTHINK_RESUME_ANYWAY": "1"}
     mirror = _Mirror(job)
     watch = Watch(line=log.info, tick=mirror.tick)
     state = "interrupted"
@@ -93,6 +96,7 @@ def stage(
     profile: str | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
+    resume_anyway: bool = False,
 ) -> dict[str, str | None]:
     """Run one DVC stage on this worker, in the project folder that the worker works in.
 
@@ -102,6 +106,7 @@ def stage(
         profile: the profile of that pipeline run; with `overrides` it says which parameters are in force.
         overrides: its `--set` texts.
         force: run it even if it is up to date.
+        resume_anyway: go on from a checkpoint that other code has made.
 
     Returns:
         outcome ("ran", "restored" or "cached"), run_id and url of the MLflow run.
@@ -117,7 +122,7 @@ def stage(
     run, never = Run(root), threading.Event()
     params = _ensure_params(root, profile, list(overrides or ()), run, never)
     limit = time_limit(settings.flow.time_limit, name)
-    done = run_mirrored(Job(root, name, params, parent_run_id, force, limit), run, never)
+    done = run_mirrored(Job(root, name, params, parent_run_id, force, resume_anyway, limit), run, never)
     return {"outcome": done.outcome, "run_id": done.run_id, "url": done.url}
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1 import dvc_lock, tracking_models, tracking_rows, tracking_store
+from othink_mr1 import dvc_lock, stages, tracking_models, tracking_rows, tracking_store
 from othink_mr1.dvc_lock import StageDigests
 from othink_mr1.git_state import git_tags
 from othink_mr1.tracking_open_runs import forget_open_run, note_open_run
@@ -127,7 +127,10 @@ class StageMirror:
     def _read(self, ended: bool = False) -> None:
         if self._tail is not None:
             now = time.time() if self._live else self._started
-            self._points += [replace(p, time=p.time or now) for p in self._tail.read(ended)]
+            new = self._tail.read(ended)
+            self._points += [replace(p, time=p.time or now) for p in new]
+            if any(p.name == "resumed_anyway" for p in new):
+                self._todo.append(("the change of code", self._log_resume))
 
     def _send(self) -> None:
         """Work off what is to be logged, in order, as far as MLflow answers."""
@@ -156,6 +159,11 @@ class StageMirror:
 
     def _log_params(self, client: "MlflowClient") -> None:
         log_params(client, self._id, self.params)
+
+    def _log_resume(self, client: "MlflowClient") -> None:
+        """The run went on although its code had changed; the status file says what had."""
+        status = stages.read_status(self.stage, self.root) or {}
+        client.set_tag(self._id, "othink.resumed_anyway", _text(status.get("resumed_anyway", "yes")))
 
     def _send_points(self, client: "MlflowClient") -> None:
         from mlflow.entities import Metric

@@ -22,6 +22,7 @@ def run(
     force: bool,
     plan_only: bool,
     as_json: bool,
+    resume_anyway: bool = False,
 ) -> None:
     """Run the pipeline, or say what would run.
 
@@ -39,7 +40,7 @@ def run(
     signal.signal(signal.SIGTERM, _interrupt)
     with run_lock.running(root) as lock:
         own = server.Server(root, lock) if project.prepare_prefect(root) else None
-        wanted = request.prepare(root, profile, overrides, from_step, only, force)
+        wanted = request.prepare(root, profile, overrides, from_step, only, force, resume_anyway=resume_anyway)
         with board.shown(root) as shown:
             shown.say(_headline(wanted))
             outcomes = _run_flow(wanted, lock, shown, own)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -119,6 +120,20 @@ def test_a_changed_key_runs_its_stages_and_what_follows_from_a_sub_folder_too(pr
     }
     back = outcomes(othink(project, "run", "--profile", "smoke", "--json"))
     assert {back[name] for name in ("train@grpo_d-counting", "tables")} == {"restored"}
+
+
+def test_a_run_that_goes_on_after_a_change_of_code_says_so_in_mlflow(project: Path) -> None:
+    done = othink(project, "run", "--profile", "smoke", *CHANGE, "--resume-anyway", "--json")
+    assert outcomes(done)["train@sft-counting"] == "ran"
+    run_id = json.loads(done.stdout)["steps"]["train@sft-counting"]["run_id"]
+    database = sqlite3.connect(project / ".othink" / "mlflow" / "mlflow.db")
+    found = database.execute("SELECT value FROM tags WHERE run_uuid = ? AND key = 'othink.resumed_anyway'", (run_id,))
+    assert found.fetchall() == [("step 3: othink_mr1.sft",)]
+    metric = database.execute(
+        "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = 'resumed_anyway'", (run_id,)
+    )
+    assert metric.fetchall() == [(3, 1.0)]
+    database.close()
 
 
 def test_a_failed_step_stops_what_follows_and_nothing_else(project: Path) -> None:

@@ -37,6 +37,8 @@ def work(name: str, stage: harness.Stage) -> None:
     total = max(1, int(10 * knobs.get("seconds", 0)))
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     print(f"{name} begins at {done} of {total}", flush=True)
+    if harness.resume_anyway():
+        stage.note(resumed_anyway="step 3: othink_mr1.sft")
     for number in range(done, total):
         time.sleep(0.1 if total > 1 else 0)
         checkpoint.write_text(str(number + 1))
@@ -75,6 +77,9 @@ def outputs(name: str, which: str) -> list[tuple[Path, str]]:
 
 def training(which: str) -> list[tuple[Path, str]]:
     folder = Path("training") / which
+    if harness.resume_anyway():
+        lines = '{"step": 1, "reward": 0.5}\n{"resumed_anyway": 1.0, "step": 3}\n'
+        return [(folder / "curves.csv", "step,reward,resumed_anyway\n1,0.5,\n3,,1.0\n"), (folder / "log.jsonl", lines)]
     return [(folder / "curves.csv", "step,reward\n1,0.5\n"), (folder / "log.jsonl", '{"step": 1, "reward": 0.5}\n')]
 
 
