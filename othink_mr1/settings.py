@@ -64,7 +64,8 @@ class Synthetic(Settings):
     """Pictures rendered by this project."""
 
     source: Literal["synthetic"]
-    size: Count
+    # Not `size`: DVC's run cache takes it for the size of a file and leaves it out, so that a change goes unseen.
+    rows: Count
     image_size: ImageSize = 128
 
 
@@ -141,8 +142,8 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _enough_rows(self) -> "Data":
-        if isinstance(self.train, Synthetic) and self.train_samples and self.train_samples > self.train.size:
-            raise ValueError(f"train_samples = {self.train_samples} is more than train.size = {self.train.size}")
+        if isinstance(self.train, Synthetic) and self.train_samples and self.train_samples > self.train.rows:
+            raise ValueError(f"train_samples = {self.train_samples} is more than train.rows = {self.train.rows}")
         return self
 
 

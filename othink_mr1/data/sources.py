@@ -6,7 +6,7 @@ Settings, as they stand under `data.<task>.<split>` of the resolved parameters:
 
 | source | field | type | what |
 |---|---|---|---|
-| synthetic | size | int >= 1 | rows |
+| synthetic | rows | int >= 1 | |
 | | image_size | int, 48 to 1024, default 128 | side of the square pictures, pixels |
 | jsonl | sha256 | text | digest of the file and its pictures, put in by `resolve`; the path is in `local.paths` |
 | hub | name | text | a dataset of the hub; a folder in the form of one has sha256 and a path, as jsonl |
@@ -100,12 +100,12 @@ def open_source(request: Request) -> Source:
 
 def synthetic(request: Request) -> Source:
     """Pictures rendered by this project (`othink_mr1.data.synthetic`)."""
-    size = _whole(request, "size", 1)
+    rows = _whole(request, "rows", 1)
     image_size = _whole(request, "image_size", _LEAST_IMAGE_SIZE, default=128)
     if request.task not in _SCENES:
         raise UserError(f"{request.key}.source: no synthetic scenes of {request.task!r}; use another source")
-    jobs = (partial(_render, request.task, request.split, request.seed, index, image_size) for index in range(size))
-    return Source("synthetic", jobs, size, licence="Apache-2.0")
+    jobs = (partial(_render, request.task, request.split, request.seed, index, image_size) for index in range(rows))
+    return Source("synthetic", jobs, rows, licence="Apache-2.0")
 
 
 def _render(task: str, split: str, seed: int, index: int, image_size: int) -> RawRow:

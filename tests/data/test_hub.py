@@ -131,7 +131,7 @@ def test_from_a_dataset_to_splits_and_none_is_lost(tmp_path: Path) -> None:
     folder, out = dataset(tmp_path / "clevr", values), tmp_path / "out"
     out.mkdir()
     same = {"source": "hub", "split": "train", "revision": None, "sha256": "abc"}
-    settings = {"train": same, "validation": {"fraction": 0.1}, "test": {"source": "synthetic", "size": 2}}
+    settings = {"train": same, "validation": {"fraction": 0.1}, "test": {"source": "synthetic", "rows": 2}}
     prepared = prepare("counting", settings, 0, {"data.counting.train": folder}, out)
     assert dict(prepared.splits["train"].quarantined) == {"answer_not_a_count": 1}
     assert [len(read_split(out, split)) for split in ("train", "validation", "test")] == [269, 30, 2]
@@ -153,7 +153,7 @@ def test_the_same_dataset_for_train_and_test_on_purpose_stays_and_another_split_
 
 def step(project: Path, train: str) -> subprocess.CompletedProcess[str]:
     """`prepare_data`, with what `resolve` makes of this training set, on a machine without a network."""
-    overrides = [f"data.counting.train={train}", *(f"data.counting.{split}.size=2" for split in ("validation", "test"))]
+    overrides = [f"data.counting.train={train}", *(f"data.counting.{split}.rows=2" for split in ("validation", "test"))]
     (project / ".othink").mkdir(exist_ok=True)
     resolved = config.resolve("smoke", overrides, ROOT)
     (project / ".othink" / "params.yaml").write_text(yaml.safe_dump(resolved))

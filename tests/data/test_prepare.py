@@ -18,14 +18,14 @@ from othink_mr1.data.prepare import Prepared, prepare
 from othink_mr1.data.reading import read_split
 from othink_mr1.errors import UserError
 
-SYNTHETIC = {"source": "synthetic", "size": 12, "image_size": 64}
+SYNTHETIC = {"source": "synthetic", "rows": 12, "image_size": 64}
 JSONL = {"source": "jsonl"}
 
 
 def run(folder: Path, task: str = "counting", seed: int = 0, **settings: Any) -> Prepared:
     """Prepares into `folder`; a split given as a path is a jsonl source."""
     paths = {f"data.{task}.{split}": value for split, value in settings.items() if isinstance(value, Path)}
-    defaults: dict[str, Any] = {"train": SYNTHETIC, "validation": {**SYNTHETIC, "size": 4}, "test": SYNTHETIC}
+    defaults: dict[str, Any] = {"train": SYNTHETIC, "validation": {**SYNTHETIC, "rows": 4}, "test": SYNTHETIC}
     read = {split: JSONL if isinstance(value, Path) else value for split, value in settings.items()}
     folder.mkdir(exist_ok=True)
     return prepare(task, {**defaults, **read}, seed, paths, folder)

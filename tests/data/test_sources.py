@@ -105,14 +105,14 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_used() -> None:
     assert "'web'" in refused({"source": "web"})
     assert "data.counting.train.name: it is not set" in refused({"source": "hub"})
-    assert "size: None should be a whole number of at least 1" in refused({"source": "synthetic"})
-    assert "image_size: 20" in refused({"source": "synthetic", "size": 3, "image_size": 20})
-    assert "no synthetic scenes of 'chess'" in refused({"source": "synthetic", "size": 3}, task="chess")
+    assert "rows: None should be a whole number of at least 1" in refused({"source": "synthetic"})
+    assert "image_size: 20" in refused({"source": "synthetic", "rows": 3, "image_size": 20})
+    assert "no synthetic scenes of 'chess'" in refused({"source": "synthetic", "rows": 3}, task="chess")
 
 
 @pytest.mark.parametrize("task", ["counting", "geometry"])
 def test_synthetic_rows_are_whole(task: str) -> None:
-    source = open_source(Request(task, "test", {"source": "synthetic", "size": 5, "image_size": 64}, 0))
+    source = open_source(Request(task, "test", {"source": "synthetic", "rows": 5, "image_size": 64}, 0))
     rows = [job() for job in source.jobs]
     assert [one.source for one in rows] == [f"synthetic:{index}" for index in range(5)]
     assert all(one.picture and one.problem and one.answer and one.thinking for one in rows)
