@@ -110,7 +110,20 @@ def run_stage(
     if child.returncode == 0:
         lockfile.keep(root, name)
         return _outcome(log, fresh)
+    if fresh.get("users_mistake"):
+        _put_back(root, name)
     raise _failure(name, log, fresh, child.returncode)
+
+
+def _put_back(root: Path, name: str) -> None:
+    """Bring back what the stage had written before, which DVC deletes when it begins a stage.
+
+    A step that refuses its input has nothing to go on from, so the last good version is the one to work with. Where
+    there is none, or not in the cache any more, nothing changes.
+    """
+    if name in lockfile.read(root):
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "checkout", "--quiet", name]
+        subprocess.run(command, cwd=root, env=step_environment(), capture_output=True, check=False)
 
 
 def _follow(

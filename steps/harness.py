@@ -228,6 +228,11 @@ def owner() -> processes.Process:
     return next(dvc, processes.current())
 
 
+def runs_in_flow() -> bool:
+    """Whether the flow started this step, and not `dvc repro` or a person."""
+    return "OTHINK_OWNER" in os.environ
+
+
 def _is_dvc(arguments: list[str]) -> bool:
     return any(Path(argument).name == "dvc" for argument in arguments[:3])
 

@@ -3,7 +3,7 @@
 In: data_profiles/<task>.json, the accepted profiles. Out: data/<task>/{train,validation,test,quarantine}.parquet,
 provenance.json and profile.json; data_docs/<task>/, pages that show the checks and say when they were made. If a
 critical check fails nothing is written in their place. DVC takes the last good version away before it runs a stage, and
-still has it in its cache: the message says how to get it back.
+still has it in its cache: `othink run` puts it back, after `dvc repro` the message says how to.
 """
 
 import argparse
@@ -64,11 +64,9 @@ def _check(prepared: Prepared, settings: Mapping[str, Any], paths: Mapping[str, 
     profile.write(prepared.folder / profile.FILE, checked.profiles)
     provenance = json.loads((prepared.folder / "provenance.json").read_text(encoding="utf-8"))
     data_docs.write_index(docs, provenance, checked, time.time())
-    for split in checked.without_reference:
-        print(
-            f"{task} {split}: no profile of {sources[split]!r} is accepted yet, so drift is not looked for; "
-            f"`othink data accept --task {task}` accepts this one"
-        )
+    if checked.without_reference:
+        unknown = ", ".join(f"{split} ({sources[split]})" for split in checked.without_reference)
+        print(f"{task}: drift is not looked for, as no profile is accepted yet of {unknown}: `othink data accept` does")
     for failure in checked.failures:
         if failure.severity == expectations.WARNING:
             print(f"{task} {failure.split}: warning: {failure}", file=sys.stderr)
@@ -77,11 +75,11 @@ def _check(prepared: Prepared, settings: Mapping[str, Any], paths: Mapping[str, 
 
 @contextmanager
 def _way_back(task: str) -> Iterator[None]:
-    """Adds to a user's mistake how the data that DVC took away can be had again."""
+    """Adds to a user's mistake how the data that DVC took away can be had again. The flow does it by itself."""
     try:
         yield
     except UserError as error:
-        taken = not (Path("data") / task).exists()
+        taken = not (Path("data") / task).exists() and not harness.runs_in_flow()
         if taken and f"prepare_data@{task}:" in _text(Path("dvc.lock")):
             raise UserError(f"{error}; `dvc checkout prepare_data@{task}` brings the last good data back") from None
         raise

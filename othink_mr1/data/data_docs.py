@@ -77,8 +77,8 @@ def _split_row(split: str, told: Mapping[str, Any], checked: Checked) -> list[ob
 def _not_met(checked: Checked) -> list[str]:
     if not checked.failures:
         return []
-    rows = [(failure.severity, str(failure), failure.notes) for failure in checked.failures]
-    return ["<h2>Not met</h2>", _table(("severity", "what", "why it is asked"), rows)]
+    rows = [(failure.severity, failure.split, str(failure), failure.notes) for failure in checked.failures]
+    return ["<h2>Not met</h2>", _table(("severity", "split", "what", "why it is asked"), rows)]
 
 
 def _source_row(split: str, told: Mapping[str, Any]) -> list[object]:

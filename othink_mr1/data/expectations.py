@@ -6,7 +6,7 @@ Limits, as they stand under `data.<task>.checks` of the resolved parameters; nul
 |---|---|---|
 | max_quarantined | 0 to 1 | share of the rows read of a split that may be put aside |
 | min_rows | int >= 1 | least rows of each split |
-| max_answer_share | 0 to 1 or null | share of rows that may have the same answer (a warning) |
+| max_answer_share | 0 to 1 or null | share of rows that may have the same answer (a warning; from 30 rows on) |
 | max_answer_drift | 0 to 1 or null | distance of the answers from the accepted ones (`profile.Drift`) |
 | max_size_drift | 0 to 1 or null | distance of the picture sizes from the accepted ones |
 
@@ -21,6 +21,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ CRITICAL, WARNING = "critical", "warning"
 _TEXTS = ("sample_id", "task", "split", "source", "answer")
 _LONG_TEXTS = ("problem", "solution", "thinking")
 _MOST_EXAMPLES = 3
+_MANY = 30  # of fewer rows, the share of one answer says little
 _DRIFTS = {"answer_drift": "max_answer_drift", "size_drift": "max_size_drift"}
 
 
@@ -60,10 +62,7 @@ class Failure:
     notes: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.split} split: {self.expectation} failed: observed {self.observed}, "
-            f"expected {self.expected}{self.example}"
-        )
+        return f"{self.expectation} failed: observed {self.observed}, expected {self.expected}{self.example}"
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ def validate(
             unmet = [_failure(split, one) for one in results if not one.success]
             failures += unmet
             met[name] = (len(results) - len(unmet), len(results))
-        context.build_data_docs()
-        _copy_pages(Path(project) / "gx/uncommitted/data_docs/local_site/validations", prepared.task, data_docs)
+        _build_pages(context, Path(project) / "gx" / "uncommitted", prepared.task, data_docs)
     without = [name for name in prepared.splits if (name, sources[name]) not in accepted]
     return Checked(profiles, failures, met, without)
 
@@ -129,11 +127,14 @@ def require(failures: list[Failure], task: str, data_docs: Path) -> None:
         UserError: names the first failure, and where the Data Docs show them all.
     """
     critical = [one for one in failures if one.severity == CRITICAL]
-    if critical:
-        more = f" (and {len(critical) - 1} more)" if len(critical) > 1 else ""
-        accept = f"; if the data are right, `othink data accept --task {task} --refused` accepts them"
-        drifted = any(column in critical[0].expectation for column in _DRIFTS)
-        raise UserError(f"data.{task}: {critical[0]}{more}; see {data_docs / 'index.html'}{accept if drifted else ''}")
+    if not critical:
+        return
+    first, others = critical[0], len(critical) - 1
+    told = f"data.{task}: {first.split} split: {first}" + (f" (and {others} more)" if others else "")
+    told += f"; see {data_docs / 'index.html'}"
+    if any(column in first.expectation for column in _DRIFTS):
+        told += f"; if the data are right, `othink data accept --task {task} --refused` accepts them"
+    raise UserError(told)
 
 
 def _context(project: Path) -> "gx.data_context.FileDataContext":
@@ -203,7 +204,7 @@ def _suite(task: str, split: _Split, checks: Mapping[str, Any]) -> "gx.Expectati
         gxe.ExpectColumnValuesToBeInSet(column="task", value_set=[task], severity=CRITICAL),
         gxe.ExpectColumnValuesToBeInSet(column="split", value_set=[split.name], severity=CRITICAL),
     ]
-    if checks.get("max_answer_share") is not None:
+    if checks.get("max_answer_share") is not None and len(split.rows) >= _MANY:
         expectations.append(
             gxe.ExpectColumnMaxToBeBetween(
                 column="commonest_answer_share",
@@ -313,11 +314,15 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _copy_pages(validations: Path, task: str, data_docs: Path) -> None:
+def _build_pages(context: "gx.data_context.FileDataContext", work: Path, task: str, data_docs: Path) -> None:
     """Each split's page under its name. Great Expectations' folders are named by times."""
+    for result in (work / "validations").rglob("*.json"):
+        # Great Expectations puts values out of the rows into its pages as they stand, markup and all.
+        result.write_text(escape(result.read_text(encoding="utf-8"), quote=False), encoding="utf-8")
+    context.build_data_docs()
     shutil.rmtree(data_docs, ignore_errors=True)
     data_docs.mkdir(parents=True)
-    for page in validations.rglob("*.html"):
+    for page in (work / "data_docs" / "local_site" / "validations").rglob("*.html"):
         split = page.stem.removeprefix(f"{task}-")
         text = offline(page.read_text(encoding="utf-8"), f"Data of {task}: {split} split")
         (data_docs / f"{split}.html").write_text(text, encoding="utf-8")

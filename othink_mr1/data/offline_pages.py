@@ -23,7 +23,7 @@ h4, h5, h6 { font-size: 1rem; margin: .2rem 0 }
 header { padding: .5rem 0; border-bottom: 1px solid var(--rule) }
 table { border-collapse: collapse; margin: .4rem 0; background: var(--card); font-variant-numeric: tabular-nums }
 th, td { border: 1px solid var(--rule); padding: .35rem .6rem; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere } th:empty, thead[hidden] { display: none }
+  overflow-wrap: anywhere; min-width: 4.5rem } th { white-space: nowrap } thead[hidden] { display: none }
 .number { text-align: right }
 .good, .text-success { color: var(--good) } .bad, .text-danger { color: var(--bad) }
 .open, .text-warning { color: var(--open) } .soft { color: var(--soft) }
@@ -34,7 +34,6 @@ th, td { border: 1px solid var(--rule); padding: .35rem .6rem; text-align: left;
 .fa-exclamation-triangle::before { content: "!" } i { font-style: normal; font-weight: 700 }
 .badge { border: 1px solid var(--rule); border-radius: 4px; padding: 0 .3rem; font-family: ui-monospace, monospace }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0 }
-.top { display: none }
 """
 _OUTSIDE = re.compile(r"<script\b.*?</script>|<style\b.*?</style>|<link\b[^>]*>|<footer\b.*?</footer>|<!--.*?-->", re.S)
 _BUTTONS = re.compile(r'<div class="card mb-3">.*?(?=<div class="card d-md-block)', re.S)
@@ -54,7 +53,7 @@ def offline(page: str, title: str) -> str:
     body = page[start : page.index("</body>")]
     for part in (_OUTSIDE, _BUTTONS, _UNFOLD, _HANDLERS, _INLINE_STYLES):
         body = part.sub("", body)
-    back = f'<header><a href="index.html">{escape(title)}</a></header>'
+    back = f'<header><a href="index.html">All splits</a></header><h1>{escape(title)}</h1>'
     return f"{head(title)}<body>{back}{_NOT_KEPT.sub('', body)}</body></html>\n"
 
 

@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_project(folder: Path) -> Path:
     """Copy what DVC, the flow and the library need; see `project`."""
     ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")
-    for name in ("othink_mr1", "flows", ".dvc"):
+    for name in ("othink_mr1", "flows", "data_profiles", ".dvc"):
         shutil.copytree(REPO / name, folder / name, ignore=ignore)
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(REPO / name, folder / name)
