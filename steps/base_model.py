@@ -77,23 +77,19 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
 
 
 def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:
-    """Copies a model folder, after it was read once and had shown that it answers to a picture."""
-    from PIL import Image
-
-    from othink_mr1.grpo.rollout import greedy
-    from othink_mr1.models.loading import check_model_folder, load_model, load_processor
+    """Copies a model folder, after all of it was held against each other and it had answered to a picture."""
+    from othink_mr1.models.fitting import check_fit, run_a_picture
+    from othink_mr1.models.folder import check_model_folder
+    from othink_mr1.models.loading import load_model, load_processor
     from othink_mr1.training.logs import write_curves
     from othink_mr1.training.run import Outputs, prepare_torch
 
     prepare_torch(harness.params("threads"))
-    check_model_folder(folder)
+    config = check_model_folder(folder)
     processor = load_processor(folder, max_pixels)
+    check_fit(folder, config, processor)
     stage.progress(0, 2, "reading the model")
-    model = load_model(folder)
-    try:
-        greedy(model, processor, [Image.new("RGB", (64, 64), "white")], ["What is this?"], 2)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UserError(f"{folder}: the model does not take its processor's input ({error})") from error
+    run_a_picture(folder, load_model(folder), processor)
     stage.progress(1, 2, "copying")
     beside = BASE.with_name(".base.part")
     shutil.rmtree(beside, ignore_errors=True)
@@ -112,16 +108,20 @@ def _fetch(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"])
-        )
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        at = f" at {revision}" if revision else ""
         raise UserError(
-            f"base.name: {name!r} cannot be fetched ({reason}); is the network there? "
+            f"base.name: {name!r}{at} cannot be fetched ({reason}); is the network there? "
             "A folder on this machine works with base.source=path"
         ) from error
+    commit = folder.name
+    pin = "" if revision == commit else f"; base.revision={commit} pins it"
+    print(f"base model: {name} at commit {commit}{pin}", flush=True)
+    return folder
 
 
 if __name__ == "__main__":

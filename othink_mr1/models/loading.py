@@ -1,37 +1,13 @@
 """Models from and to folders in Hugging Face's layout: safetensors only, no code from the folder."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from othink_mr1.errors import UserError
+from othink_mr1.models.folder import check_model_folder
 from othink_mr1.models.processor import Processor
-
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-
-
-def check_model_folder(folder: Path) -> dict[str, Any]:
-    """The folder's config, once it is sure that a model of a known family with safetensors weights lies there.
-
-    Raises:
-        UserError: no such folder, no config, another family, or no safetensors weights.
-    """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise UserError(f"{folder}: no config.json; a model folder in Hugging Face's layout is needed")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{config_file}: not JSON ({error})") from None
-    family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in FAMILIES:
-        raise UserError(f"{config_file}: model_type is {family!r}; it should be one of {', '.join(FAMILIES)}")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no *.safetensors weights (pickled weights are not read)")
-    return config
 
 
 def load_model(folder: str | Path, dtype: str = "float32", device: str | torch.device | None = None) -> PreTrainedModel:
@@ -50,8 +26,13 @@ def load_model(folder: str | Path, dtype: str = "float32", device: str | torch.d
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        model, told = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: the model cannot be loaded ({str(error).splitlines()[0]})") from error
@@ -59,6 +40,9 @@ def load_model(folder: str | Path, dtype: str = "float32", device: str | torch.d
         if type(error).__name__ != "SafetensorError":
             raise
         raise UserError(f"{folder}: the weights are broken ({error})") from error
+    missing = sorted(told["missing_keys"])
+    if missing:  # transformers goes on with random numbers in their place
+        raise UserError(f"{folder}: the weights lack {missing[0]} ({len(missing)} of the model's are not there)")
     return model.to(device).eval()
 
 

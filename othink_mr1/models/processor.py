@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from othink_mr1.errors import UserError
+from othink_mr1.models.folder import read_json
 
 # These delimit turns and pictures. A model that writes one would break its own next forward pass (R1-V#91).
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -36,6 +38,23 @@ class PromptBatch:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @staticmethod
+    def join(batches: Sequence["PromptBatch"], pad: int) -> "PromptBatch":
+        """The prompts of several batches, one after the other, padded on the left with the token `pad`."""
+        longest = max(batch.input_ids.shape[1] for batch in batches)
+
+        def padded(name: str, value: int) -> torch.Tensor:
+            rows = [getattr(batch, name) for batch in batches]
+            return torch.cat([F.pad(row, (longest - row.shape[1], 0), value=value) for row in rows])
+
+        return PromptBatch(
+            input_ids=padded("input_ids", pad),
+            attention_mask=padded("attention_mask", 0),
+            mm_token_type_ids=padded("mm_token_type_ids", 0),
+            pixel_values=torch.cat([batch.pixel_values for batch in batches]),
+            image_grid_thw=torch.cat([batch.image_grid_thw for batch in batches]),
+        )
 
 
 class Processor:
@@ -64,15 +83,24 @@ class Processor:
         for name in ("tokenizer_config.json", "preprocessor_config.json"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder}: {name} is missing; a Qwen-VL model folder with its processor is needed")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        except Exception as error:  # the tokenizers' own error type derives from Exception alone
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{folder}: its tokenizer or image processor cannot be read ({reason})") from error
+        if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
+            # Where the first Qwen2-VL has it, for processors; the tokenizer alone does not look there.
+            tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
         if max_pixels is not None:
             shortest = image_processor.size["shortest_edge"]
             image_processor.size = {"shortest_edge": min(shortest, max_pixels), "longest_edge": max_pixels}
         if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) in (None, tokenizer.unk_token_id):
             raise UserError(f"{folder}: the tokenizer has no {IMAGE_TOKEN} token; a Qwen-VL tokenizer is needed")
         if tokenizer.chat_template is None:
-            raise UserError(f"{folder}: the tokenizer has no chat template (chat_template.jinja)")
+            raise UserError(
+                f"{folder}: the tokenizer has no chat template (chat_template.jinja, or in tokenizer_config.json)"
+            )
         return cls(tokenizer, image_processor)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
