@@ -3,7 +3,7 @@
     python -m benchmarks.kills                                      # the demo on one task, 20 kills and the others
     python -m benchmarks.kills --profile smoke --kills 3 --others 1    # short
 
-The steps base_model, train (SFT) and train (GRPO-D) run as DVC runs them, once undisturbed and once with:
+The base model, SFT and GRPO-D are trained by the commands that DVC runs, once undisturbed and once with:
 
 kill       SIGKILL at a random moment of the training
 term       SIGTERM there: the step saves and reads as interrupted
@@ -32,15 +32,10 @@ from typing import Any
 
 from othink_mr1 import config, stages
 from othink_mr1.digests import file_digest, folder_digest
-from othink_mr1.names import TASKS
+from othink_mr1.names import METHODS, TASKS
 from othink_mr1.training.phases import FILE
 
 REPO = Path(__file__).resolve().parent.parent
-MODELS = {
-    "base": ("base_model", ["steps.base_model"]),
-    "sft-{task}": ("train@sft-{task}", ["steps.train", "--method", "sft", "--task", "{task}"]),
-    "grpo_d-{task}": ("train@grpo_d-{task}", ["steps.train", "--method", "grpo_d", "--task", "{task}"]),
-}
 _TIMES = (
     "time",
     "step_time",
@@ -77,6 +72,7 @@ def main() -> int:
     parser.add_argument("--profile", help="of params.yaml; the demo if not given")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="as `othink run`")
     parser.add_argument("--task", choices=TASKS, default="counting")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["sft", "grpo_d"], help="after the base model")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments")
     parser.add_argument("--others", type=int, default=3, help="of each other kind")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -91,7 +87,11 @@ def compare(chosen: argparse.Namespace, folder: Path) -> int:
     whole, killed = folder / "whole", folder / "killed"
     prepare(whole, chosen.profile, chosen.sets)
     shutil.copytree(whole, killed)
-    trainings = [undisturbed(whole, model.format(task=chosen.task), chosen.task) for model in MODELS]
+    trainings = [undisturbed(whole, "base", "base_model", ("steps.base_model",))]
+    for method in chosen.methods:
+        model = f"{method}-{chosen.task}"
+        command = ("steps.train", "--method", method, "--task", chosen.task)
+        trainings.append(undisturbed(whole, model, f"train@{model}", command))
     kills = plan(trainings, chosen.kills, chosen.others, random.Random(chosen.seed))
     identical = 0
     for training in trainings:
@@ -119,19 +119,17 @@ def prepare(folder: Path, profile: str | None, sets: list[str]) -> None:
         call(folder, "steps.prepare_data", "--task", task)
 
 
-def undisturbed(folder: Path, model: str, task: str) -> Training:
+def undisturbed(folder: Path, model: str, stage: str, command: tuple[str, ...]) -> Training:
     """Train one model from start to end."""
-    stage, command = next((s, c) for name, (s, c) in MODELS.items() if name.format(task=task) == model)
-    arguments = tuple(part.format(task=task) for part in command)
-    with started(folder, arguments) as (step, marker):
+    with started(folder, command) as (step, marker):
         while step.poll() is None and not phase(marker):
             time.sleep(0.01)
         began = time.monotonic()
         if step.wait():
             sys.exit(f"{stage} failed undisturbed; see {folder}/log.txt")
-    total = (stages.read_status(stage.format(task=task), folder) or {})["progress"]["total"]
-    training = Training(model, stage.format(task=task), arguments, time.monotonic() - began, total)
-    print(f"{training.stage:24} undisturbed: {total} steps in {training.seconds:.1f} s", flush=True)
+    total = (stages.read_status(stage, folder) or {})["progress"]["total"]
+    training = Training(model, stage, command, time.monotonic() - began, total)
+    print(f"{stage:24} undisturbed: {total} steps in {training.seconds:.1f} s", flush=True)
     return training
 
 

@@ -1,17 +1,19 @@
-"""The rewards of Eq. 1, as plain functions `f(completions, solutions, **columns) -> list[float]`.
+"""The rewards of Eq. 1, as plain functions `f(completions, solutions, **columns) -> list[float | None]`.
 
-`columns` are the other columns of the samples, `task` among them, repeated for each completion. Write your own
-in the same form and name it in params.yaml as `module:function`.
+None says that a function has nothing to say of a completion (another task's, say). `columns` are the other columns of
+the samples, `task` among them, repeated for each completion. Write your own in the same form and name it in
+params.yaml as `module:function`.
 """
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from othink_mr1.answers import format_ok, is_correct
 from othink_mr1.errors import UserError
 
-Reward = Callable[..., list[float]]
+Reward = Callable[..., Sequence[float | None]]
 
 
 def accuracy_reward(
@@ -55,10 +57,10 @@ def reward_name(name: str) -> str:
 def call_reward(
     name: str, function: Reward, completions: list[str], solutions: list[str], columns: dict[str, list[Any]]
 ) -> list[float]:
-    """The rewards of `completions`, checked.
+    """The rewards of `completions`, checked; NaN where the function gave None.
 
     Raises:
-        UserError: the function raised, or did not return one finite number for each completion.
+        UserError: the function raised, or did not return one finite number or None for each completion.
     """
     try:
         rewards = function(completions, solutions, **columns)
@@ -70,7 +72,7 @@ def call_reward(
             f"reward {name}: it returned {size} for {len(completions)} completions; one number each is needed"
         )
     for index, reward in enumerate(rewards):
-        if not isinstance(reward, int | float) or reward != reward or abs(reward) == float("inf"):
+        if reward is not None and not (isinstance(reward, int | float) and math.isfinite(reward)):
             where = columns.get("sample_id", [index] * len(rewards))[index]
-            raise UserError(f"reward {name}: {reward!r} for sample {where}; a finite number is needed")
-    return [float(r) for r in rewards]
+            raise UserError(f"reward {name}: {reward!r} for sample {where}; a finite number or None is needed")
+    return [math.nan if reward is None else float(reward) for reward in rewards]

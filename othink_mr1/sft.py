@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from othink_mr1.errors import UserError
-from othink_mr1.grpo.rollout import prompt_positions
 from othink_mr1.grpo.shared_prefix import PackedBatch, token_mean
+from othink_mr1.models.passes import prompt_positions
 from othink_mr1.training.config import VisionLanguageConfig
 from othink_mr1.training.trainer import Sample, VisionLanguageTrainer
 
@@ -58,7 +58,7 @@ class SFTTrainer(VisionLanguageTrainer):
             room = max(1, self.args.max_length - prompts.input_ids.shape[1])
             ids, mask = ids[..., :room], mask[..., :room]
         bare = self.accelerator.unwrap_model(model)
-        logprobs, entropy = model(packed=PackedBatch(prompts, prompt_positions(bare, prompts), ids))
+        logprobs, entropy = model(packed=PackedBatch(prompts, prompt_positions(bare, prompts), ids, mask))
         self.count_tokens(prompts.attention_mask, mask)
         self.note(entropy=token_mean(entropy, mask).item())
         return -token_mean(logprobs, mask)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from othink_mr1.grpo.kl import KLSchedule
+from othink_mr1.grpo.advantages import SCALES
+from othink_mr1.grpo.kl import AdaptiveKL, KLSchedule
+from othink_mr1.grpo.loss import LOSS_TYPES
 from othink_mr1.grpo.rollout import Sampling
 from othink_mr1.training.config import VisionLanguageConfig
 
@@ -20,11 +22,28 @@ class GRPODConfig(VisionLanguageConfig):
     top_p: float = field(default=1.0, metadata={"help": "nucleus sampling"})
     top_k: int = field(default=0, metadata={"help": "0 is off"})
     min_p: float = field(default=0.0, metadata={"help": "least probability relative to the likeliest token"})
-    kl_schedule: str = field(default="dynamic", metadata={"help": "dynamic (Eq. 3), linear, cosine or constant"})
-    beta_min: float = field(default=0.04, metadata={"help": "lowest KL weight"})
-    beta_max: float = field(default=0.1, metadata={"help": "highest KL weight; the only one of a constant schedule"})
+    kl_schedule: str = field(
+        default="dynamic", metadata={"help": "dynamic (Eq. 3), linear, cosine, constant or adaptive"}
+    )
+    beta_min: float = field(default=0.04, metadata={"help": "lowest KL weight; constant and adaptive do not use it"})
+    beta_max: float = field(
+        default=0.1, metadata={"help": "highest KL weight; the only one of constant, the first one of adaptive"}
+    )
     kl_exploration: float = field(default=0.3, metadata={"help": "w / t of Eq. 3"})
-    epsilon: float = field(default=0.2, metadata={"help": "clip range of the ratio"})
+    kl_target: float = field(default=0.05, metadata={"help": "adaptive: `kl` a token, in nats, to steer towards"})
+    kl_horizon: float = field(default=10.0, metadata={"help": "adaptive: updates in which beta follows"})
+    epsilon: float = field(default=0.2, metadata={"help": "the ratio is clipped below 1 - epsilon"})
+    epsilon_high: float | None = field(default=None, metadata={"help": "and above 1 + this; None: epsilon"})
+    loss_type: str = field(default="grpo", metadata={"help": "how tokens are averaged: grpo (Eq. 4), dr_grpo or dapo"})
+    scale_rewards: str = field(default="group", metadata={"help": "advantages over the std of group, batch or none"})
+    num_iterations: int = field(default=1, metadata={"help": "updates from one rollout; above 1 the clip acts"})
+    dynamic_sample: bool = field(
+        default=False, metadata={"help": "replace prompts whose rewards are all equal by further ones (DAPO)"}
+    )
+    max_resample_times: int = field(default=3, metadata={"help": "how often a prompt is replaced at most"})
+    rollout_batch_size: int = field(
+        default=0, metadata={"help": "prompts that are sampled together; 0: all of a step's"}
+    )
     reward_funcs: list[str] = field(
         default_factory=lambda: ["othink_mr1.rewards:accuracy_reward", "othink_mr1.rewards:format_reward"],
         metadata={"help": "module:function"},
@@ -34,6 +53,9 @@ class GRPODConfig(VisionLanguageConfig):
     )
     reward_protocol: str = field(default="strict", metadata={"help": "how answers are read: strict or r1v"})
     logprob_chunk: int = field(default=1024, metadata={"help": "tokens whose logits are in memory at once"})
+    tokens_per_pass: int = field(
+        default=0, metadata={"help": "most tokens of a packed row; a longer one is cut into passes; 0: no limit"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,9 +63,16 @@ class GRPODConfig(VisionLanguageConfig):
             raise ValueError(f"num_generations is {self.num_generations}; a group needs at least 2 completions")
         if len(self.reward_weights) != len(self.reward_funcs):
             raise ValueError(f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} reward_funcs")
+        for name, known in (("loss_type", LOSS_TYPES), ("scale_rewards", SCALES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it should be one of {', '.join(known)}")
+        if self.num_iterations < 1:
+            raise ValueError(f"num_iterations is {self.num_iterations}; it should be 1 or more")
 
     @property
-    def kl(self) -> KLSchedule:
+    def kl(self) -> KLSchedule | AdaptiveKL:
+        if self.kl_schedule == "adaptive":
+            return AdaptiveKL(self.beta_max, self.kl_target, self.kl_horizon)
         return KLSchedule(self.kl_schedule, self.beta_min, self.beta_max, self.kl_exploration)
 
     @property

@@ -1,4 +1,4 @@
-"""The KL weight beta as a function of the training step: what makes GRPO into GRPO-D."""
+"""The KL weight beta: a function of the training step, which makes GRPO into GRPO-D, or a controller's."""
 
 import math
 from collections.abc import Callable
@@ -54,6 +54,37 @@ def cosine(kl: KLSchedule, s: int, t: int) -> float:
 def constant(kl: KLSchedule, s: int, t: int) -> float:
     """GRPO as the paper compares with: beta_max throughout."""
     return kl.beta_max
+
+
+@dataclass
+class AdaptiveKL:
+    """Ziegler's controller: beta grows while the KL divergence is above its target, and falls while it is below.
+
+    Source: Ziegler et al., Fine-Tuning Language Models from Human Preferences (arXiv 1909.08593), section 2.2:
+    `e = clip(KL / target - 1, -0.2, 0.2)`, `beta <- beta (1 + e / horizon)` after each update.
+
+    Attributes:
+        beta: the present weight; the controller's whole state.
+        target: the mean k3 per completion token (`kl` in the log), in nats, that is steered towards.
+        horizon: updates in which an error of 0.2 changes beta by about a fifth.
+    """
+
+    beta: float
+    target: float
+    horizon: float
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "target", "horizon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"kl_schedule adaptive: {name} is {getattr(self, name)}; it should be above 0")
+
+    def __call__(self, step: int, total_steps: int) -> float:
+        return self.beta
+
+    def update(self, kl: float) -> None:
+        """Takes the KL divergence of the update just made; a non-finite one is passed over."""
+        if math.isfinite(kl):
+            self.beta *= 1 + min(max(kl / self.target - 1, -0.2), 0.2) / self.horizon
 
 
 SCHEDULES: dict[str, Callable[[KLSchedule, int, int], float]] = {

@@ -1,4 +1,4 @@
-"""Completions for a batch of prompts: each prompt is computed once, then its KV cache serves all of its group.
+"""Completions for a batch of prompts: each prompt is computed once, and its keys and values serve all of its group.
 
 Rows that have ended leave the batch. The noise of sampling depends only on (seed, step, sample, completion,
 position), so neither rows leaving nor the way prompts are split into batches or processes changes a completion.
@@ -10,9 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from othink_mr1.grpo.attention import use_shared_attention
+from othink_mr1.grpo.decoding import GroupCache
+from othink_mr1.models.passes import Features, image_features, next_positions, prompt_positions, text_states
 from othink_mr1.models.processor import Processor, PromptBatch
+
+# Rows that have ended are computed along until this share of the running ones has: to drop a row copies the others.
+_SHRINK_AT = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Rollout:
     completion_mask: torch.Tensor  # (B * G, C), 1 up to and including the end token
     ended: torch.Tensor  # (B * G,), False where the completion was cut off at max_new_tokens
     position_ids: torch.Tensor  # (3, B, P), the prompts' M-RoPE positions, for the passes that follow
+    logprobs: torch.Tensor  # (B * G, C), of the sampled tokens under the model at this temperature; 0 for padding
 
 
 @dataclass(frozen=True)
@@ -41,22 +48,6 @@ class Completion:
     text: str
     token_count: int
     clipped: bool  # it was cut off at the longest allowed length
-
-
-def prompt_positions(model: PreTrainedModel, prompts: PromptBatch) -> torch.Tensor:
-    """M-RoPE positions (3, B, P) of the prompts' tokens."""
-    positions, _ = model.model.get_rope_index(
-        prompts.input_ids,
-        image_grid_thw=prompts.image_grid_thw,
-        attention_mask=prompts.attention_mask,
-        mm_token_type_ids=prompts.mm_token_type_ids,
-    )
-    return positions
-
-
-def next_positions(position_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B,): the position of the first completion token, one after the largest of the prompt's (any axis)."""
-    return (position_ids.amax(0) * attention_mask).amax(1) + 1
 
 
 def noise(seed: int, step: int, samples: Sequence[int], num_generations: int, length: int) -> torch.Tensor:
@@ -77,6 +68,7 @@ def generate(
     sampling: Sampling,
     num_generations: int = 1,
     uniforms: torch.Tensor | None = None,
+    features: Features | None = None,
 ) -> Rollout:
     """`num_generations` completions of every prompt.
 
@@ -84,73 +76,102 @@ def generate(
         model: a Qwen-VL model, not wrapped, on the prompts' device.
         prompts: B prompts, left-padded.
         uniforms: (B * G, max_new_tokens) from `noise`; needed unless the temperature is 0.
+        features: of the prompts' pictures, where they are known already.
     """
+    use_shared_attention(model)
     device = prompts.input_ids.device
-    rows = len(prompts) * num_generations
+    group, limit = num_generations, sampling.max_new_tokens
+    rows = len(prompts) * group
     positions = prompt_positions(model, prompts)
-    cache = DynamicCache(config=model.config.get_text_config())
-    outputs = model(
-        input_ids=prompts.input_ids,
-        attention_mask=prompts.attention_mask,
-        position_ids=positions,
-        pixel_values=prompts.pixel_values,
-        image_grid_thw=prompts.image_grid_thw,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache.batch_repeat_interleave(num_generations)
-    logits = outputs.logits[:, -1].repeat_interleave(num_generations, 0)
-    seen = prompts.attention_mask.repeat_interleave(num_generations, 0)
-    position = next_positions(positions, prompts.attention_mask).repeat_interleave(num_generations, 0)
+    features = image_features(model, prompts) if features is None else features
+    cache = GroupCache(prompts.attention_mask, limit)
+    states = text_states(model, prompts.input_ids, positions, features, cache, layout=cache)
+    logits = model.lm_head(states[:, -1]).repeat_interleave(group, 0)
+    position = next_positions(positions, prompts.attention_mask).repeat_interleave(group, 0)
+    cache.repeat(group)
 
     pad, end = processor.tokenizer.pad_token_id, processor.tokenizer.eos_token_id
     forbidden = torch.tensor(processor.forbidden_tokens(), device=device)
-    ids = torch.full((rows, sampling.max_new_tokens), pad, device=device)
-    lengths = torch.full((rows,), sampling.max_new_tokens, device=device)
+    uniforms = None if uniforms is None else uniforms.to(device)
+    ids = torch.full((rows, limit), pad, device=device)
+    logprobs = torch.zeros(rows, limit, device=device)
+    lengths = torch.full((rows,), limit, device=device)
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    alive = torch.arange(rows, device=device)  # which row of the result each row of the running batch is
-    for column in range(sampling.max_new_tokens):
-        logits[:, forbidden] = -torch.inf
-        draws = None if uniforms is None else uniforms.to(device)[alive, column]
-        token = choose(logits, sampling, draws)
-        ids[alive, column] = token
-        done = token == end
-        lengths[alive[done]] = column + 1
-        ended[alive[done]] = True
-        if done.all() or column + 1 == sampling.max_new_tokens:
+    running = torch.arange(rows, device=device)  # which row of the result each row of the batch is
+    alive = torch.ones(rows, dtype=torch.bool, device=device)  # which rows of the batch have not ended
+    for column in range(limit):
+        token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[running, column], forbidden)
+        writing = running[alive]
+        ids[writing, column], logprobs[writing, column] = token[alive], logprob[alive]
+        done = alive & (token == end)
+        lengths[running[done]] = column + 1
+        ended[running[done]] = True
+        alive &= ~done
+        count = int(alive.sum())
+        if not count or column + 1 == limit:
             break
-        if done.any():
-            keep = (~done).nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            alive, token, seen, position = alive[keep], token[keep], seen[keep], position[keep]
-        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-        logits = model(
-            input_ids=token[:, None],
-            attention_mask=seen,
-            position_ids=position.expand(3, -1)[..., None],
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+        if count <= (1 - _SHRINK_AT) * len(alive):
+            keep, alive = _shrink(cache, alive)
+            running, token, position = running[keep], token[keep], position[keep]
+        cache.advance()
+        states = text_states(model, token[:, None], position.expand(3, -1)[..., None], cache=cache, layout=cache)
+        logits = model.lm_head(states[:, -1])
         position = position + 1
     longest = int(lengths.max())
     mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
-    return Rollout(ids[:, :longest], mask, ended, positions)
+    return Rollout(ids[:, :longest], mask, ended, positions, logprobs[:, :longest])
 
 
-def choose(logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor | None) -> torch.Tensor:
-    """The next token of each row (R,): the most likely one, or by inverting the distribution at `uniforms`."""
+def _shrink(cache: GroupCache, alive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Takes rows that have ended out of the grid of prompts and completions.
+
+    The grid stays a grid: prompts with nothing left to write leave, and each other keeps as many rows as the one with
+    the most has alive, so that a few ended rows may stay. The cache is cut in the same way.
+
+    Returns:
+        The rows that stay, by their present number, and which of these are alive.
+    """
+    grid = alive.view(-1, cache.group)
+    counts = grid.sum(1)
+    prompts = counts.nonzero()[:, 0]
+    group = int(counts.max())
+    # The alive ones first, in their order.
+    order = grid[prompts].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :group]
+    rows = (prompts[:, None] * cache.group + order).flatten()
+    if len(rows) < len(alive):
+        cache.keep(None if len(prompts) == len(grid) else prompts, rows, group)
+        return rows, alive[rows]
+    return torch.arange(len(alive), device=alive.device), alive
+
+
+def choose(
+    logits: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor | None, forbidden: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token of each row (R,): the most likely one, or by inverting the distribution at `uniforms`.
+
+    Args:
+        logits: (R, vocabulary).
+        forbidden: tokens that are never chosen.
+
+    Returns:
+        Tokens and their log-probabilities at this temperature (1 for greedy) among all tokens, forbidden ones too:
+        what `shared_prefix` computes for them.
+    """
+    scaled = logits.float() / (sampling.temperature or 1.0)
+    allowed = scaled if forbidden is None else scaled.index_fill(1, forbidden, -torch.inf)
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    assert uniforms is not None, "sampling needs noise"
-    probs = (logits.float() / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1 or sampling.top_k or sampling.min_p > 0:
-        probs = truncate(probs, sampling)
-    cumulative = probs.double().cumsum(-1)
-    total = cumulative[:, -1:]
-    # right=True passes over tokens of probability zero; the target stays below the total, whatever the rounding.
-    target = torch.minimum(uniforms.double()[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+        token = allowed.argmax(-1)
+    else:
+        assert uniforms is not None, "sampling needs noise"
+        probs = allowed.softmax(-1)
+        if sampling.top_p < 1 or sampling.top_k or sampling.min_p > 0:
+            probs = truncate(probs, sampling)
+        cumulative = probs.double().cumsum(-1)
+        total = cumulative[:, -1:]
+        # right=True passes over tokens of probability zero; the target stays below the total, whatever the rounding.
+        target = torch.minimum(uniforms.double()[:, None] * total, total.nextafter(torch.zeros_like(total)))
+        token = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
 
 
 def truncate(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:

@@ -2,130 +2,42 @@
 
 One row holds `[prompt | completion 1 | ... | completion G]`. Every completion sees the prompt and itself, and its
 positions start where the prompt ends, so values and gradients are those of G separate rows, while the work falls
-from G (P + C) tokens to P + G C. The vision tower runs once per picture.
+from G (P + C) tokens to P and the sum of the completions' own lengths: there is no padding between them. The vision
+tower runs once per picture.
 
-The rows go through the models' own layers. Only attention differs: `shared_prefix_attention` is registered with
-transformers under a name, and is told the layout by the shape of the mask it is given.
+The row goes through the models' own layers; only attention differs (`grpo.attention`).
 """
 
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
-from othink_mr1.grpo.rollout import next_positions
+from othink_mr1.grpo.attention import Packing, use_shared_attention
+from othink_mr1.models.passes import Features, image_features, next_positions, text_states
 from othink_mr1.models.processor import PromptBatch
-
-ATTENTION = "shared_prefix"
 
 
 @dataclass
 class PackedBatch:
-    """B prompts of P tokens (left-padded) with G completions each of C tokens (right-padded)."""
+    """B prompts of P tokens (left-padded) with G completions each of at most C tokens (right-padded)."""
 
     prompts: PromptBatch
     position_ids: torch.Tensor  # (3, B, P)
     completion_ids: torch.Tensor  # (B, G, C)
+    completion_mask: torch.Tensor | None = None  # (B, G, C), 1 for tokens; None where no completion is padded
 
     @property
-    def group(self) -> tuple[int, int]:
-        return self.completion_ids.shape[1], self.completion_ids.shape[2]
+    def mask(self) -> torch.Tensor:
+        return torch.ones_like(self.completion_ids) if self.completion_mask is None else self.completion_mask
 
-
-def packed_inputs(batch: PackedBatch) -> dict[str, torch.Tensor]:
-    """The model's inputs for rows of P + G C tokens.
-
-    The attention mask has the shape (B, G, C, P), which no ordinary mask of such rows has (theirs has P + G C
-    queries): it says both how the row is cut and which of the prompt's tokens are padding. It is an expanded view
-    and holds B * P values.
-    """
-    prompts, (groups, length) = batch.prompts, batch.group
-    start = next_positions(batch.position_ids, prompts.attention_mask)  # (B,)
-    steps = torch.arange(length, device=start.device).repeat(groups)
-    completion_positions = (start[:, None] + steps).expand(3, -1, -1)
-    visible = prompts.attention_mask.bool()[:, None, None].expand(-1, groups, length, -1)
-    return {
-        "input_ids": torch.cat([prompts.input_ids, batch.completion_ids.flatten(1)], 1),
-        "position_ids": torch.cat([batch.position_ids, completion_positions], -1),
-        "attention_mask": visible,
-        "pixel_values": prompts.pixel_values,
-        "image_grid_thw": prompts.image_grid_thw,
-    }
-
-
-def shared_prefix_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention over packed rows; over ordinary rows it is transformers' own SDPA attention.
-
-    Two dense calls, neither with a square of the whole row: the prompt over itself, and each completion over the
-    prompt and itself.
-
-    Args:
-        query: (B, heads, L, head size); key and value with the model's fewer heads.
-        attention_mask: (B, G, C, P) from `packed_inputs` with L = P + G C, or an ordinary mask.
-
-    Returns:
-        (B, L, heads, head size), and None in place of the weights.
-    """
-    if attention_mask is None or query.shape[2] != attention_mask.shape[3] + _completion_tokens(attention_mask):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    batch, groups, length, prompt = attention_mask.shape
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    padding = attention_mask[:, 0, :1]  # (B, 1, P): the prompt's real tokens
-
-    causal = torch.ones(prompt, prompt, dtype=torch.bool, device=query.device).tril()
-    # A padding token sees itself: a row without any key would give NaN.
-    own = torch.eye(prompt, dtype=torch.bool, device=query.device)
-    prompt_mask = ((causal & padding) | own)[:, None]
-    prompt_out = F.scaled_dot_product_attention(
-        query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], prompt_mask, dropout, scale=scaling
-    )
-
-    def per_completion(states: torch.Tensor) -> torch.Tensor:  # (B, H, G C, D) -> (B G, H, C, D)
-        heads, size = states.shape[1], states.shape[3]
-        return states.view(batch, heads, groups, length, size).transpose(1, 2).flatten(0, 1)
-
-    def with_prompt(states: torch.Tensor) -> torch.Tensor:  # (B, H, L, D) -> (B G, H, P + C, D)
-        shared = states[:, None, :, :prompt].expand(-1, groups, -1, -1, -1).flatten(0, 1)
-        return torch.cat([shared, per_completion(states[:, :, prompt:])], 2)
-
-    within = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    completion_mask = torch.cat([padding.expand(-1, length, -1), within.expand(batch, -1, -1)], 2)
-    out = F.scaled_dot_product_attention(
-        per_completion(query[:, :, prompt:]),
-        with_prompt(key),
-        with_prompt(value),
-        completion_mask.repeat_interleave(groups, 0)[:, None],
-        dropout,
-        scale=scaling,
-    )
-    out = out.view(batch, groups, *out.shape[1:]).transpose(1, 2).flatten(2, 3)
-    return torch.cat([prompt_out, out], 2).transpose(1, 2).contiguous(), None
-
-
-def _completion_tokens(mask: torch.Tensor) -> int:
-    return mask.shape[1] * mask.shape[2]
-
-
-AttentionInterface.register(ATTENTION, shared_prefix_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    def part(self, start: int, end: int) -> "PackedBatch":
+        """The same prompts with completions `start` to `end` of each group."""
+        return PackedBatch(self.prompts, self.position_ids, self.completion_ids[:, start:end], self.mask[:, start:end])
 
 
 def install(model: PreTrainedModel) -> None:
@@ -134,8 +46,7 @@ def install(model: PreTrainedModel) -> None:
     The pass has to enter through the model's own `__call__`: wrappers such as DDP and FSDP hook into it, and going
     round them loses the exchange of gradients without an error.
     """
-    text_config = model.config.get_text_config()
-    text_config._attn_implementation = ATTENTION
+    use_shared_attention(model)
     original = model.forward
 
     def forward(self: PreTrainedModel, *args: Any, packed: PackedBatch | None = None, **kwargs: Any) -> Any:
@@ -147,29 +58,89 @@ def install(model: PreTrainedModel) -> None:
 
 
 def packed_logprobs(
-    model: PreTrainedModel, batch: PackedBatch, temperature: float = 1.0, chunk: int = 1024
+    model: PreTrainedModel,
+    batch: PackedBatch,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    tokens_per_pass: int = 0,
+    features: Features | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and entropy of every completion token.
 
     Args:
         temperature: the logits are divided by it, as when the tokens were sampled.
         chunk: how many tokens' logits are in memory at once.
+        tokens_per_pass: see `parts`; 0 is no limit.
+        features: of the prompts' pictures, where they are known already.
 
     Returns:
-        Two float32 tensors (B, G, C): log-probabilities, and (without gradient) entropies in nats.
+        Two float32 tensors (B, G, C): log-probabilities, and (without gradient) entropies in nats; zero where the
+        completions are padded.
     """
-    groups, length = batch.group
-    hidden = model.model(**packed_inputs(batch), use_cache=False).last_hidden_state
-    prompt = batch.prompts.input_ids.shape[1]
-    # The prompt's last token predicts the first token of every completion; a completion's last predicts nothing.
-    first = hidden[:, None, prompt - 1 : prompt].expand(-1, groups, -1, -1)
-    rest = hidden[:, prompt:].unflatten(1, (groups, length))[:, :, :-1]
-    states = torch.cat([first, rest], 2)
-    logprobs, entropy = chunked_logprobs(
-        states.flatten(0, 2), model.lm_head, batch.completion_ids.flatten(), temperature, chunk
-    )
-    shape = batch.completion_ids.shape
-    return logprobs.view(shape), entropy.view(shape)
+    features = image_features(model, batch.prompts) if features is None else features
+    bounds = list(parts(batch, tokens_per_pass))
+
+    def one(start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return _one_pass(model, batch.part(start, end), features, temperature, chunk)
+
+    if len(bounds) == 1:
+        return one(*bounds[0])
+    # One part's activations at a time: the others' are made again in the backward pass.
+    keep = torch.is_grad_enabled()
+    results = [checkpoint(one, *b, use_reentrant=False) if keep else one(*b) for b in bounds]
+    return torch.cat([r[0] for r in results], 1), torch.cat([r[1] for r in results], 1)
+
+
+def parts(batch: PackedBatch, tokens_per_pass: int) -> Iterator[tuple[int, int]]:
+    """Which completions share one pass: (first, one after the last), a pass after the other.
+
+    A pass over k completions of C tokens costs P + k C tokens, so the fewer passes the better: all G in one costs
+    the least in time at every shape, and k = 1 (repeated rows) the most. What grows with k is memory. So the rule is:
+    as many completions in a pass as `tokens_per_pass` allows (0: all of them), but at least one.
+    """
+    mask = batch.mask
+    longest = mask.sum(-1).amax(0).tolist()  # of each completion, over the batch's groups
+    prompts = batch.prompts.input_ids.shape[1]
+    start, tokens = 0, prompts
+    for index, length in enumerate(longest):
+        if tokens_per_pass and index > start and tokens + length > tokens_per_pass:
+            yield start, index
+            start, tokens = index, prompts
+        tokens += length
+    yield start, len(longest)
+
+
+def _one_pass(
+    model: PreTrainedModel, batch: PackedBatch, features: Features, temperature: float, chunk: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    prompts, mask = batch.prompts, batch.mask
+    packing = Packing.of(prompts.attention_mask, mask)
+    length = mask.shape[2]
+    ids = packing.pack(batch.completion_ids.flatten(1))  # (B, T)
+    # A completion's tokens stand one after the other: how far into it is the column of its cell.
+    column = torch.arange(length, device=ids.device).repeat(mask.shape[1]).expand(len(ids), -1)
+    column = packing.pack(column)
+    start = next_positions(batch.position_ids, prompts.attention_mask)
+    positions = (start[:, None] + column).expand(3, -1, -1)
+
+    row = torch.cat([prompts.input_ids, ids.masked_fill(~packing.real, 0)], 1)
+    states = text_states(
+        model, row, torch.cat([batch.position_ids, positions], -1), features, layout=packing
+    )  # (B, P + T, hidden size)
+    # What predicts a token is the state before it: for a completion's first one, the prompt's last.
+    token = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    before = torch.where(column == 0, packing.prompt - 1, packing.prompt + token - 1)
+    before = before + torch.arange(len(ids), device=ids.device)[:, None] * states.shape[1]
+    real = packing.real.flatten()
+    chosen = states.flatten(0, 1).index_select(0, before.flatten()[real])
+    found = chunked_logprobs(chosen, model.lm_head, ids.flatten()[real], temperature, chunk)
+    return tuple(_on_grid(values, packing) for values in found)  # type: ignore[return-value]
+
+
+def _on_grid(values: torch.Tensor, packing: Packing) -> torch.Tensor:
+    """Values of the real tokens, one after the other, to (B, G, C) with zeros in the empty cells."""
+    row = values.new_zeros(packing.real.shape).masked_scatter(packing.real, values)
+    return packing.unpack(row).masked_fill(~packing.filled.unflatten(1, (packing.group, packing.length)), 0)
 
 
 def chunked_logprobs(

@@ -1,26 +1,44 @@
 """GRPO and GRPO-D as a `transformers.Trainer`.
 
-Optimiser, schedule, precision, accumulation, distribution, logging and resume are the Trainer's. Ours is one
-micro-batch: sample a group of completions for each prompt, reward them, compare them within their group, and take
-the clipped objective with a KL weight that changes with the step. GRPO is the same with a constant weight.
+Optimiser, schedule, precision, accumulation, distribution, logging and resume are the Trainer's. Ours is a step's
+experience (sample a group of completions for each prompt, reward them, compare them within their group) and, for each
+micro-batch of it, the clipped objective with a KL weight that changes with the step. GRPO is the same with a constant
+weight.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from othink_mr1.errors import UserError
 from othink_mr1.grpo.advantages import centre, group_advantages
 from othink_mr1.grpo.config import GRPODConfig
+from othink_mr1.grpo.experience import (
+    Experience,
+    Group,
+    RepeatedWindows,
+    experience_of,
+    load_experiences,
+    save_experiences,
+)
+from othink_mr1.grpo.kl import AdaptiveKL
 from othink_mr1.grpo.loss import grpo_loss
-from othink_mr1.grpo.rollout import Rollout, completions, generate, noise
-from othink_mr1.grpo.shared_prefix import PackedBatch, install, token_mean
+from othink_mr1.grpo.rollout import completions, generate, noise
+from othink_mr1.grpo.shared_prefix import install, token_mean
+from othink_mr1.models.passes import Features, image_features
 from othink_mr1.models.processor import Processor, PromptBatch
 from othink_mr1.rewards import call_reward, load_reward, reward_name
 from othink_mr1.training.trainer import Sample, Validate, VisionLanguageTrainer
 from othink_mr1.training.validation import greedy_accuracy
+
+# step, and for each completion its sample, prompt, text, rewards and advantage
+Record = Callable[[int, list[dict[str, Any]]], None]
 
 
 class GRPODTrainer(VisionLanguageTrainer):
@@ -32,6 +50,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         processor: the model's processor.
         train_samples: dicts with `image` (a picture), `problem`, `solution`, `task`; other keys reach the rewards.
         validation_samples: the same, for greedy accuracy every `eval_steps`.
+        record: is given the completions of every logging step.
     """
 
     args: GRPODConfig
@@ -45,6 +64,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         validation_samples: Sequence[Sample] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         validate: Validate = greedy_accuracy,
+        record: Record | None = None,
     ) -> None:
         self.kl_schedule = args.kl
         self.rewards = [(reward_name(name), load_reward(name)) for name in args.reward_funcs]
@@ -54,71 +74,331 @@ class GRPODTrainer(VisionLanguageTrainer):
         if self.reference is not None:
             install(self.reference)
             self.reference.to(args.device)
+        self.record = record
+        self._incoming: list[dict[str, Any]] = []  # the step's micro-batches, as the data loader gives them
+        self._experiences: list[Experience] = []
+        self._position = 0  # of the micro-batch whose turn it is
+        self._beta = 0.0
+        self._kls: list[float] = []  # of the step's micro-batches
+
+    # One step
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, None]:
+        """The Trainer asks for all micro-batches of a step before it trains on the first."""
+        self._incoming, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._position = 0
+        return self._incoming, None
 
     def compute_loss(
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
-        prompts: PromptBatch = inputs["prompts"].to(self.args.device)
-        samples: list[Sample] = inputs["samples"]
-        groups = self.args.num_generations
-
-        rollout = self._sample(model, prompts, samples)
-        rewards = self._reward(rollout, samples)  # (B, G)
-        advantages = group_advantages(rewards)  # Eq. 2
-
-        shape = (len(samples), groups, -1)
-        batch = PackedBatch(prompts, rollout.position_ids, rollout.completion_ids.view(shape))
-        mask = rollout.completion_mask.view(shape)
-        options = {"temperature": self.args.temperature, "chunk": self.args.logprob_chunk}
-        logprobs, entropy = model(packed=batch, **options)
-        reference = None
-        if self.reference is not None:
-            with torch.no_grad():
-                reference, _entropy = self.reference(packed=batch, **options)
-
-        # s = 1 at the first update and t at the last (Eq. 3).
-        beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
-        # One update a rollout: the policy that sampled is the present one, so the ratio is 1 and the clip rests.
-        loss, stats = grpo_loss(logprobs, logprobs.detach(), reference, advantages, mask, beta, self.args.epsilon)
-        self.note(beta=beta, entropy=token_mean(entropy, mask).item(), **{k: v.item() for k, v in stats.items()})
+        if self._position == 0:
+            self._begin_step(model)
+        experience = self._experiences[self._position]
+        self._position += 1
+        mask = experience.batch.mask
+        options = {
+            "packed": experience.batch,
+            "features": experience.features,
+            "temperature": self.args.temperature,
+            "chunk": self.args.logprob_chunk,
+            "tokens_per_pass": self.args.tokens_per_pass,
+        }
+        if experience.ref_logprobs is None and self.reference is not None:
+            with self.phase("reference"), torch.no_grad():
+                experience.ref_logprobs, _entropy = self.reference(**options)
+        logprobs, entropy = model(**options)
+        if experience.old_logprobs is None:  # the policy that sampled is the present one: the ratio is 1
+            experience.old_logprobs = logprobs.detach()
+        loss, stats = grpo_loss(
+            logprobs,
+            experience.old_logprobs,
+            experience.ref_logprobs,
+            experience.advantages,
+            mask,
+            self._beta,
+            self.args.epsilon,
+            self.args.epsilon_high,
+            self.args.loss_type,
+            self.args.max_completion_length,
+            self._tokens_of_a_micro_batch(),
+        )
+        self.note(beta=self._beta, entropy=token_mean(entropy, mask).item(), **{k: v.item() for k, v in stats.items()})
+        self._steer(stats.get("kl"))
         return loss
 
-    def _sample(self, model: PreTrainedModel, prompts: PromptBatch, samples: list[Sample]) -> Rollout:
-        bare = self.accelerator.unwrap_model(model)
-        groups, length = self.args.num_generations, self.args.max_completion_length
-        step = self.state.global_step
-        uniforms = noise(self.args.seed, step, [s["index"] for s in samples], groups, length)
-        bare.eval()
-        rollout = generate(bare, self.processor, prompts, self.args.sampling, groups, uniforms)
-        bare.train()
-        lengths = rollout.completion_mask.sum(1)
-        self.count_tokens(prompts.attention_mask, rollout.completion_mask)
-        self.note(
-            **{
-                "completions/mean_length": lengths.float().mean().item(),
-                "completions/clipped_ratio": (~rollout.ended).float().mean().item(),
-            },
-        )
-        return rollout
+    def _begin_step(self, model: PreTrainedModel) -> None:
+        # s = 1 at the first update and t at the last (Eq. 3).
+        self._beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
+        self._kls.clear()
+        if self.state.global_step % self.args.num_iterations == 0 or not self._experiences:
+            self._experiences = self._explore(self.accelerator.unwrap_model(model))
 
-    def _reward(self, rollout: Rollout, samples: list[Sample]) -> torch.Tensor:
-        """Eq. 1: the weighted sum of the rewards, (B, G)."""
-        groups = self.args.num_generations
+    def _tokens_of_a_micro_batch(self) -> float | None:
+        """For the dapo loss: the mean number of completion tokens of this step's micro-batches, in all processes."""
+        if self.args.loss_type != "dapo":
+            return None
+        tokens = sum(experience.batch.mask.sum() for experience in self._experiences)
+        return self.accelerator.reduce(tokens, "mean").item() / len(self._experiences)
+
+    def _steer(self, kl: torch.Tensor | None) -> None:
+        """Tells an adaptive controller, once a step, how far the policy is from the reference."""
+        if not isinstance(self.kl_schedule, AdaptiveKL) or kl is None:
+            return
+        self._kls.append(kl.item())
+        if len(self._kls) == len(self._experiences):
+            mean = torch.tensor(self._kls, device=self.args.device).mean()
+            self.kl_schedule.update(self.accelerator.reduce(mean, "mean").item())
+
+    # Its experience
+
+    @torch.no_grad()
+    def _explore(self, model: PreTrainedModel) -> list[Experience]:
+        """Completions, rewards and advantages of the step's micro-batches."""
+        batches = [batch["prompts"].to(self.args.device) for batch in self._incoming]
+        samples = [batch["samples"] for batch in self._incoming]
+        features = [image_features(model, batch) if self.args.freeze_vision else None for batch in batches]
+        groups = self._groups(model, batches, samples, features)
+        if self.args.dynamic_sample:
+            self._replace_equal(model, batches, samples, features, groups)
+        rewards = torch.stack([group.reward for row in groups for group in row])  # (prompts of the step, G)
+        spread = None
+        if self.args.scale_rewards == "batch":
+            spread = self.accelerator.gather(rewards.flatten()).std()
+        experiences = []
+        for row, batch, kept in zip(groups, batches, features, strict=True):
+            reward = torch.stack([group.reward for group in row])
+            advantages = group_advantages(reward, self.args.scale_rewards, spread)  # Eq. 2
+            experience = experience_of(row, batch, model, advantages)
+            experience.features = kept
+            experiences.append(experience)
+        self._tell(groups, experiences)
+        return experiences
+
+    def _groups(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[PromptBatch],
+        samples: Sequence[list[Sample]],
+        features: Sequence[Features | None],
+    ) -> list[list[Group]]:
+        """The completions of every micro-batch's prompts, with their rewards."""
+        sizes = [len(batch) for batch in batches]
+        flat = [sample for row in samples for sample in row]
+        with self.phase("rollout"), _evaluating(model):
+            made = [
+                group
+                for start, end in self._together(sizes)
+                for group in self._sample(model, batches[start:end], flat[sum(sizes[:start]) :], features[start:end])
+            ]
+        with self.phase("reward"):
+            self._reward(made)
+        remaining = iter(made)
+        return [[next(remaining) for _ in range(size)] for size in sizes]
+
+    def _together(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Runs of micro-batches that are sampled at once: (first, one after the last)."""
+        limit, start = self.args.rollout_batch_size, 0
+        for index in range(1, len(sizes)):
+            if limit and sum(sizes[start : index + 1]) > limit:
+                yield start, index
+                start = index
+        yield start, len(sizes)
+
+    def _sample(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[PromptBatch],
+        samples: Sequence[Sample],
+        features: Sequence[Features | None],
+    ) -> list[Group]:
+        prompts = PromptBatch.join(batches, self.processor.tokenizer.pad_token_id)
+        known = None if features[0] is None else Features.join([f for f in features if f is not None])
+        count, length, step = self.args.num_generations, self.args.max_completion_length, self.state.global_step
+        uniforms = noise(self.args.seed, step, [s["index"] for s in samples[: len(prompts)]], count, length)
+        rollout = generate(model, self.processor, prompts, self.args.sampling, count, uniforms, known)
+        self.count_tokens(prompts.attention_mask, rollout.completion_mask)
         texts = [c.text for c in completions(self.processor, rollout)]
-        repeated = [sample for sample in samples for _ in range(groups)]
-        columns = {key: [s[key] for s in repeated] for key in repeated[0] if key != "solution"}
+        nothing = torch.empty(0)
+        return [
+            Group(
+                samples[i], rollout.completion_ids[rows], rollout.completion_mask[rows], rollout.ended[rows],
+                texts[rows], nothing, nothing,
+            )
+            for i in range(len(prompts))
+            for rows in [slice(i * count, (i + 1) * count)]
+        ]  # fmt: skip
+
+    def _reward(self, groups: Sequence[Group]) -> None:
+        """Eq. 1: each completion's rewards, and their weighted sum."""
+        count = self.args.num_generations
+        texts = [text for group in groups for text in group.texts]
+        repeated = [group.sample for group in groups for _ in range(count)]
+        columns = {key: [s.get(key) for s in repeated] for key in repeated[0] if key != "solution"}
         columns["protocol"] = self.args.reward_protocol  # type: ignore[assignment]
         solutions = [s["solution"] for s in repeated]
-        total = torch.zeros(len(texts), device=self.args.device)
-        for (name, function), weight in zip(self.rewards, self.args.reward_weights, strict=True):
-            values = torch.tensor(call_reward(name, function, texts, solutions, columns), device=self.args.device)
-            self.note(**{f"rewards/{name}/mean": values.mean().item()})
-            total += weight * values
-        grouped = total.view(-1, groups)
-        std = centre(grouped).std(1)
+        found = [call_reward(name, function, texts, solutions, columns) for name, function in self.rewards]
+        rewards = torch.tensor(found, device=self.args.device).T  # (completions, functions)
+        silent = rewards.isnan().all(1)
+        if silent.any():
+            index = int(silent.nonzero()[0])
+            raise UserError(
+                f"sample {repeated[index].get('sample_id', repeated[index]['index'])}: no reward function gave its "
+                f"completion a number ({', '.join(name for name, _ in self.rewards)})"
+            )
+        weights = torch.tensor(self.args.reward_weights, device=self.args.device)
+        total = (rewards * weights).nansum(1)
+        for number, group in enumerate(groups):
+            rows = slice(number * count, (number + 1) * count)
+            group.rewards, group.reward = rewards[rows], total[rows]
+
+    def _replace_equal(
+        self,
+        model: PreTrainedModel,
+        batches: list[PromptBatch],
+        samples: list[list[Sample]],
+        features: list[Features | None],
+        groups: list[list[Group]],
+    ) -> None:
+        """Puts further prompts in the place of those whose rewards are all equal, which teach nothing (DAPO).
+
+        Which ones depends on seed and step alone, not on the data loader, so a resumed run takes the same. After
+        `max_resample_times` rounds the last ones stay, with advantage zero.
+        """
+        seen = {sample["index"] for row in samples for sample in row}
+        for attempt in range(self.args.max_resample_times):
+            equal = [
+                (i, j) for i, row in enumerate(groups) for j, g in enumerate(row) if not centre(g.reward[None]).any()
+            ]
+            fresh = self._further(attempt, len(equal), seen)
+            if not fresh:
+                return
+            self.note(resampled=len(fresh))
+            for (i, j), index in zip(equal, fresh, strict=False):
+                samples[i][j] = self.train_dataset[index]
+            touched = sorted({i for i, _ in equal[: len(fresh)]})
+            for i in touched:
+                indices = [sample["index"] for sample in samples[i]]
+                batch, samples[i] = self._collated(indices)
+                batches[i] = batch.to(self.args.device)
+                features[i] = image_features(model, batches[i]) if self.args.freeze_vision else None
+            made = self._groups(
+                model, [batches[i] for i in touched], [samples[i] for i in touched], [features[i] for i in touched]
+            )
+            for i, row in zip(touched, made, strict=True):
+                groups[i] = row
+
+    def _further(self, attempt: int, count: int, seen: set[int]) -> list[int]:
+        """Up to `count` samples that this step has not seen."""
+        words = [self.args.seed, self.state.global_step, attempt, self.args.process_index]
+        order = np.random.default_rng(words).permutation(len(self.train_dataset))
+        chosen = [int(index) for index in order if int(index) not in seen][:count]
+        seen.update(chosen)
+        return chosen
+
+    def _collated(self, indices: Sequence[int]) -> tuple[PromptBatch, list[Sample]]:
+        collated = self.data_collator([self.train_dataset[index] for index in indices])
+        return collated["prompts"], collated["samples"]
+
+    # What is told of it
+
+    def _tell(self, groups: list[list[Group]], experiences: list[Experience]) -> None:
+        flat = [group for row in groups for group in row]
+        for number, (name, _) in enumerate(self.rewards):
+            values = torch.cat([group.rewards[:, number] for group in flat])
+            known = values[~values.isnan()]
+            if len(known):
+                self.note(**{f"rewards/{name}/mean": known.mean().item(), f"rewards/{name}/std": _std(known)})
+        reward = torch.stack([group.reward for group in flat])
+        std = centre(reward).std(1)
+        lengths = torch.cat([group.mask.sum(1) for group in flat]).float()
+        ended = torch.cat([group.ended for group in flat])
         self.note(
-            reward=grouped.mean().item(),
+            reward=reward.mean().item(),
             reward_std=std.mean().item(),
             frac_reward_zero_std=(std == 0).float().mean().item(),
+            **{
+                "completions/mean_length": lengths.mean().item(),
+                "completions/min_length": lengths.min().item(),
+                "completions/max_length": lengths.max().item(),
+                "completions/clipped_ratio": (~ended).float().mean().item(),
+            },
         )
-        return grouped
+        if ended.any():
+            self.note(**{"completions/mean_terminated_length": lengths[ended].mean().item()})
+        if self.record is not None and self._step_is_logged():
+            self.record(self.state.global_step + 1, self._rows(flat, experiences))
+
+    def _step_is_logged(self) -> bool:
+        step = self.state.global_step + 1
+        return step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step)
+
+    def _rows(self, groups: Sequence[Group], experiences: Sequence[Experience]) -> list[dict[str, Any]]:
+        advantages = torch.cat([experience.advantages for experience in experiences])
+        return [
+            {
+                "sample_id": group.sample.get("sample_id", str(group.sample["index"])),
+                "index": group.sample["index"],
+                "task": group.sample["task"],
+                "prompt": group.sample.get("prompt", group.sample["problem"]),
+                "solution": group.sample["solution"],
+                "completion": text,
+                **{name: rewards[i].item() for i, (name, _) in enumerate(self.rewards)},
+                "reward": reward.item(),
+                "advantage": advantage.item(),
+            }
+            for group, row in zip(groups, advantages, strict=True)
+            for text, rewards, reward, advantage in zip(group.texts, group.rewards, group.reward, row, strict=True)
+        ]
+
+    # What a checkpoint holds beside the Trainer's own
+
+    def _get_train_sampler(self, *args: Any) -> torch.utils.data.Sampler | None:
+        sampler = super()._get_train_sampler(*args)
+        times = self.args.num_iterations
+        if times == 1 or sampler is None:
+            return sampler
+        window = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if len(sampler) < window:
+            raise UserError(
+                f"num_iterations above 1 needs {window} train samples for one step; there are {len(sampler)}"
+            )
+        return RepeatedWindows(sampler, window, times)
+
+    def extra_state(self) -> dict[str, Any]:
+        state = super().extra_state()
+        return state | ({"beta": self.kl_schedule.beta} if isinstance(self.kl_schedule, AdaptiveKL) else {})
+
+    def take_extra_state(self, state: dict[str, Any]) -> None:
+        super().take_extra_state(state)
+        if isinstance(self.kl_schedule, AdaptiveKL):
+            self.kl_schedule.beta = state["beta"]
+
+    def save_more(self, folder: Path) -> None:
+        if self.state.global_step % self.args.num_iterations:
+            save_experiences(self._experiences, folder / self._experience_file)
+
+    def load_more(self, folder: Path) -> None:
+        file = folder / self._experience_file
+        if file.exists():
+            model = self.accelerator.unwrap_model(self.model)
+            self._experiences = load_experiences(file, self._collated, model, self.args.device)
+            if self.args.freeze_vision:
+                for experience in self._experiences:
+                    with torch.no_grad():
+                        experience.features = image_features(model, experience.batch.prompts)
+
+    @property
+    def _experience_file(self) -> str:
+        return f"experience-{self.args.process_index}.safetensors"
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    model.eval()
+    yield
+    model.train()
+
+
+def _std(values: torch.Tensor) -> float:
+    return values.std().item() if len(values) > 1 else 0.0

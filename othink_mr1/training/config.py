@@ -14,6 +14,9 @@ class VisionLanguageConfig(TrainingArguments):
         default=10.0, metadata={"help": "a checkpoint at the latest so long after the last one, beside save_steps"}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "how many checkpoints are kept"})
+    max_skipped_steps: int = field(
+        default=5, metadata={"help": "steps in a row whose gradient is not finite, after which the run ends"}
+    )
     freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
 
     # Samples come as they are: columns that the model does not know belong to rewards and targets.

@@ -2,6 +2,7 @@
 pictures and questions."""
 
 import json
+import math
 import shutil
 import time
 from collections import defaultdict
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl
 
+from othink_mr1.errors import UserError
 from othink_mr1.grpo.shared_prefix import install
 from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
@@ -89,11 +91,14 @@ class VisionLanguageTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._buffer: dict[str, list[float]] = defaultdict(list)
         self._phases: dict[str, float] = defaultdict(float)
+        self._grad_norm: float | None = None
+        self._skipped, self._skipped_in_a_row = 0, 0  # steps whose gradient was not finite
         self._saving_to: str | None = None
         self._resumed_from: str | None = None
         self._log_started, self._logged_before, self._tokens_before = time.perf_counter(), 0, 0
         self.add_callback(_GoOnBetweenLogs(self))
         self.add_callback(_MarkPhases(self))
+        self.add_callback(_SkipNonFinite(self))
         if args.save_minutes is not None:
             self.add_callback(_SaveByTheClock(60 * args.save_minutes))
 
@@ -140,15 +145,18 @@ class VisionLanguageTrainer(Trainer):
         self._phases[name] += time.perf_counter() - began
 
     def note(self, **metrics: float) -> None:
-        """Keeps metrics of a micro-batch until the next log, where their mean appears."""
+        """Keeps metrics of a micro-batch until the next log, where the mean of the finite ones appears."""
         for name, value in metrics.items():
-            self._buffer[name].append(float(value))
+            if math.isfinite(value):
+                self._buffer[name].append(float(value))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             now = time.perf_counter()
             steps = max(1, self.state.global_step - self._logged_before)
             logs = {**logs, **{name: sum(v) / len(v) for name, v in self._buffer.items()}}
+            if self._skipped:
+                logs["skipped_steps"] = self._skipped
             logs["num_tokens"] = self.state.num_input_tokens_seen
             logs["step_time"] = (now - self._log_started) / steps
             logs["tokens_per_second"] = (logs["num_tokens"] - self._tokens_before) / (now - self._log_started)
@@ -159,6 +167,37 @@ class VisionLanguageTrainer(Trainer):
         if "train_loss" in logs:  # of the whole training; the Trainer's is that of the steps since the last resume
             logs = {**logs, "train_loss": self._total_loss_scalar / max(1, self.state.global_step)}
         super().log(logs, start_time)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._grad_norm = None if norm is None else float(norm)
+        return norm
+
+    def skip_step_if_not_finite(self) -> None:
+        """Drops a gradient that is not finite: weights and optimiser stay as they are.
+
+        Raises:
+            UserError: that many steps in a row were of this kind; what was trained before is in the last checkpoint.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = self._grad_norm if self.args.max_grad_norm > 0 else None
+        if norm is None:
+            total = torch.nn.utils.get_total_norm(gradients)
+            norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
+        if math.isfinite(norm):
+            self._skipped_in_a_row = 0
+            return
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        step, most = self.state.global_step + 1, self.args.max_skipped_steps
+        print(f"step {step}: the gradient's norm is {norm}; the step is skipped", flush=True)
+        if self._skipped_in_a_row >= most:
+            raise UserError(
+                f"step {step}: the gradient was not finite in {most} steps in a row (norm {norm}); the last checkpoint "
+                f"in {self.args.output_dir} is good: lower learning_rate, or look for what the rewards give"
+            )
 
     def _begin_log(self, now: float) -> None:
         self._log_started, self._logged_before = now, self.state.global_step
@@ -193,7 +232,22 @@ class VisionLanguageTrainer(Trainer):
             "total_loss": self._total_loss_scalar,
             "logged": self._globalstep_last_logged,
             "buffer": self._buffer,
+            "extra": self.extra_state(),
         }
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the Trainer's own: plain values."""
+        return {"skipped": self._skipped, "skipped_in_a_row": self._skipped_in_a_row}
+
+    def take_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `extra_state`."""
+        self._skipped, self._skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+
+    def save_more(self, folder: Path) -> None:
+        """Writes a subclass's own files into a checkpoint that is being made; every process calls it."""
+
+    def load_more(self, folder: Path) -> None:
+        """The inverse of `save_more`."""
 
     def _go_on_between_logs(self) -> None:
         self._begin_log(time.perf_counter())
@@ -204,6 +258,8 @@ class VisionLanguageTrainer(Trainer):
         self._total_loss_scalar = saved["total_loss"]
         self._globalstep_last_logged = saved["logged"]
         self._buffer.update(saved["buffer"])
+        self.take_extra_state(saved["extra"])
+        self.load_more(Path(self._resumed_from))
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._saving_to or super()._get_output_dir(trial)
@@ -216,6 +272,7 @@ class VisionLanguageTrainer(Trainer):
         self._saving_to = str(unfinished)
         try:
             super()._save_checkpoint(model, trial)
+            self.save_more(unfinished / name)
             if self.args.should_save:
                 (unfinished / name / _BETWEEN).write_text(json.dumps(self._between_logs()), encoding="utf-8")
                 checkpoints.keep(folder, name, self.args.save_total_limit)
@@ -245,6 +302,16 @@ class _MarkPhases(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.mark("between steps")
+
+
+class _SkipNonFinite(TrainerCallback):
+    """Looks at the gradient just before the optimiser takes it."""
+
+    def __init__(self, trainer: VisionLanguageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.skip_step_if_not_finite()
 
 
 class _SaveByTheClock(TrainerCallback):

@@ -55,7 +55,7 @@ def test_noise_is_a_function_of_its_coordinates() -> None:
 def test_sampling_follows_the_distribution() -> None:
     probs = torch.tensor([0.5, 0.2, 0.2, 0.1, 0.0])
     draws = torch.from_numpy(np.random.default_rng(0).random(20_000))
-    tokens = choose(probs.log().expand(20_000, -1), Sampling(1), draws)
+    tokens = choose(probs.log().expand(20_000, -1), Sampling(1), draws)[0]
     shares = torch.bincount(tokens, minlength=5) / 20_000
     # Five standard errors.
     assert (shares - probs).abs().max() < 5 * (0.25 / 20_000) ** 0.5
@@ -74,13 +74,13 @@ def test_sampling_follows_the_distribution() -> None:
 def test_truncated_sampling_keeps_the_right_tokens(sampling: Sampling, kept: set[int]) -> None:
     logits = torch.tensor([0.5, 0.25, 0.2, 0.05]).log().expand(999, -1)
     draws = torch.linspace(0, 1, 1001, dtype=torch.double)[1:-1]
-    assert set(choose(logits, sampling, draws).tolist()) == kept
+    assert set(choose(logits, sampling, draws)[0].tolist()) == kept
 
 
 def test_extreme_draws_give_possible_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]]).expand(2, -1)
     draws = torch.tensor([0.0, float(np.nextafter(1.0, 0.0))], dtype=torch.double)
-    assert choose(logits, Sampling(1), draws).tolist() == [1, 2]
+    assert choose(logits, Sampling(1), draws)[0].tolist() == [1, 2]
 
 
 def test_picture_and_padding_tokens_are_never_written(tools) -> None:

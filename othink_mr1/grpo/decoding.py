@@ -1,0 +1,99 @@
+"""The cache of a group's decoding: keys and values of each prompt once, and of each completion its own.
+
+A step's queries of all of a prompt's completions meet its keys in one matrix product. The rows are a grid of B
+prompts and g completions each; when enough of them have ended, the grid shrinks.
+"""
+
+import torch
+
+from othink_mr1.grpo.attention import prompt_attention
+
+_GROWS_BY = 64  # tokens
+
+
+class GroupCache:
+    """Keys and values of every layer; what the model's layers know of it is `update` and `get_seq_length`.
+
+    First the prompts (B, P) are computed, then `repeat` says how many completions each has, then single tokens of
+    B * g rows follow, whose number `advance` counts.
+    """
+
+    def __init__(self, prompt_mask: torch.Tensor, longest: int) -> None:
+        padded = prompt_mask.bool()
+        self.prompt_mask = None if bool(padded.all()) else padded  # (B, P), False for padding
+        self.longest = longest  # completion tokens at most
+        self.length = 0  # completion tokens so far
+        self.group = 0  # completions of a prompt; 0 while the prompts are computed
+        self._prompts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (B, K, P, D)
+        self._own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (B * g, K, room, D)
+
+    def repeat(self, group: int) -> None:
+        self.group = group
+
+    def advance(self) -> None:
+        """One more token of every row is about to come."""
+        self.length += 1
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return self.length
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes a layer's new keys and values (rows, K, tokens, D) and gives them back."""
+        if not self.group:
+            self._prompts[layer] = (key, value)
+            return key, value
+        own = self._own.get(layer)
+        if own is None or own[0].shape[2] < self.length:
+            own = self._own[layer] = self._with_room(own, key)
+        own[0][:, :, self.length - 1] = key[:, :, 0]
+        own[1][:, :, self.length - 1] = value[:, :, 0]
+        return key, value
+
+    def _with_room(
+        self, own: tuple[torch.Tensor, torch.Tensor] | None, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        room = min(self.longest, self.length - 1 + _GROWS_BY)
+        made = tuple(like.new_empty(len(like), like.shape[1], room, like.shape[3]) for _ in range(2))
+        if own is not None:
+            for new, old in zip(made, own, strict=True):
+                new[:, :, : self.length - 1] = old[:, :, : self.length - 1]
+        return made  # type: ignore[return-value]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """(B, H, P, D) over the prompts themselves, or (B * g, H, 1, D) over prompts and completions."""
+        if not self.group:
+            return prompt_attention(query, key, value, self.prompt_mask, scaling)
+        prompt_key, prompt_value = self._prompts[layer]
+        own_key, own_value = (states[:, :, : self.length] for states in self._own[layer])
+        batch, heads, length, size = prompt_key.shape
+        per_key = query.shape[1] // heads
+        rows = (query * scaling).view(-1, heads, per_key, size)
+        folded = rows.view(batch, self.group, heads, per_key, size).transpose(1, 2).reshape(batch, heads, -1, size)
+        over_prompt = folded @ prompt_key.transpose(2, 3)  # (B, K, g * r, P)
+        if self.prompt_mask is not None:
+            over_prompt.masked_fill_(~self.prompt_mask[:, None, None], -torch.inf)
+        over_own = rows @ own_key.transpose(2, 3)  # (B * g, K, r, tokens)
+        own_folded = over_own.unflatten(0, (batch, self.group)).transpose(1, 2).flatten(2, 3)
+        weights = torch.cat([over_prompt, own_folded], 3).softmax(3, dtype=torch.float32).to(query.dtype)
+        from_prompt = weights[..., :length] @ prompt_value  # (B, K, g * r, D)
+        own_weights = weights[..., length:].unflatten(2, (self.group, per_key)).transpose(1, 2).flatten(0, 1)
+        from_own = own_weights @ own_value  # (B * g, K, r, D)
+        out = from_prompt.unflatten(2, (self.group, per_key)).transpose(1, 2).flatten(0, 1) + from_own
+        return out.view(query.shape)
+
+    def keep(self, prompts: torch.Tensor | None, rows: torch.Tensor, group: int) -> None:
+        """Goes on with fewer rows.
+
+        Args:
+            prompts: the prompts that stay, or None where all do.
+            rows: the rows that stay, a prompt after the other, `group` of each.
+        """
+        if prompts is not None:
+            self._prompts = {i: (k[prompts], v[prompts]) for i, (k, v) in self._prompts.items()}
+            self.prompt_mask = None if self.prompt_mask is None else self.prompt_mask[prompts]
+        self._own = {i: (k[rows], v[rows]) for i, (k, v) in self._own.items()}
+        self.group = group
