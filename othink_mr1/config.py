@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from othink_mr1.digests import folder_digest, jsonl_digest
+from othink_mr1.digests import files_digest, folder_digest, jsonl_digest
 from othink_mr1.errors import UserError
 from othink_mr1.names import METHODS, TASKS, Task
 from othink_mr1.settings import Config, Drawn, Grpo
@@ -26,7 +26,9 @@ DEFAULT_PROFILE = "demo"
 _KL = ("kl_schedule", "beta_min", "beta_max", "kl_exploration")
 
 
-_KINDS = ("synthetic", "jsonl", "hub", "drawn", "tiny", "path")
+_KINDS = ("synthetic", "jsonl", "parquet", "imagefolder", "hub", "drawn", "tiny", "path")
+# How the content of a source on this machine is known; for one that is not named here, by the files of its folder.
+_DIGESTS = {"jsonl": jsonl_digest, "parquet": files_digest}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -113,7 +115,7 @@ def resolve(
         if "path" not in source and not folder:
             return source
         paths[key] = str(source.pop("name" if folder else "path"))
-        digest = jsonl_digest if source["source"] == "jsonl" else folder_digest
+        digest = _DIGESTS.get(source["source"], folder_digest)
         try:
             source["sha256"] = digest(root / paths[key])
         except UserError as error:

@@ -52,6 +52,29 @@ def folder_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def files_digest(path: Path) -> str:
+    """sha256 over the names and contents of the files that `matching_files` finds for a parquet source."""
+    digest = hashlib.sha256()
+    for file in matching_files(path, ".parquet"):
+        digest.update(f"{file.name}\0{_digest_or_absent(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def matching_files(path: Path, suffix: str) -> list[Path]:
+    """The file itself, the files of a folder that end so, or those that a pattern such as `train-*` names; sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    if path.is_file():
+        return [path]
+    folder, pattern = (path, f"**/*{suffix}") if path.is_dir() else (path.parent, path.name)
+    files = sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise UserError(f"{path} is no {suffix} file, nor a folder or a pattern that has some")
+    return files
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:

@@ -76,6 +76,28 @@ class Jsonl(Settings):
     path: Path
 
 
+# Ours to the source's own, where they differ.
+Columns = dict[Literal["image", "problem", "solution", "answer", "thinking"], Text]
+
+
+class Parquet(Settings):
+    """A parquet file with the pictures inside, a folder of them, or a pattern such as data/train-*."""
+
+    source: Literal["parquet"]
+    path: Path
+    columns: Columns = {}
+
+
+class ImageFolder(Settings):
+    """A folder of pictures with a metadata.csv or metadata.jsonl, as `datasets` defines it."""
+
+    source: Literal["imagefolder"]
+    path: Path
+    # The sub-folder to take; null: the one with the name of the split, or the folder itself where there is none.
+    split: Text | None = None
+    columns: Columns = {}
+
+
 class Hub(Settings):
     """A dataset of the Hugging Face hub, or a folder in a hub dataset's form."""
 
@@ -84,8 +106,7 @@ class Hub(Settings):
     split: Text = "train"
     # A commit; null is whatever the hub has on that day.
     revision: Text | None = None
-    # Ours to the dataset's own, where they differ.
-    columns: dict[Literal["image", "problem", "solution", "answer", "thinking"], Text] = {}
+    columns: Columns = {}
 
 
 class Drawn(Settings):
@@ -94,7 +115,7 @@ class Drawn(Settings):
     fraction: Fraction
 
 
-Source = Annotated[Synthetic | Jsonl | Hub, Field(discriminator="source")]
+Source = Annotated[Synthetic | Jsonl | Parquet | ImageFolder | Hub, Field(discriminator="source")]
 
 
 def _kind(value: Any) -> str | None:
@@ -109,12 +130,14 @@ def _kind(value: Any) -> str | None:
 SourceOrDrawn = Annotated[
     Annotated[Synthetic, Tag("synthetic")]
     | Annotated[Jsonl, Tag("jsonl")]
+    | Annotated[Parquet, Tag("parquet")]
+    | Annotated[ImageFolder, Tag("imagefolder")]
     | Annotated[Hub, Tag("hub")]
     | Annotated[Drawn, Tag("drawn")],
     Discriminator(
         _kind,
         custom_error_type="source_kind",
-        custom_error_message="should have source: synthetic, jsonl or hub, or a fraction",
+        custom_error_message="should have source: synthetic, jsonl, parquet, imagefolder or hub, or a fraction",
     ),
 ]
 

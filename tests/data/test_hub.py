@@ -12,11 +12,11 @@ import yaml
 from makers import plain, png
 
 from othink_mr1 import config
-from othink_mr1.data import sources
 from othink_mr1.data.checks import RawRow
 from othink_mr1.data.prepare import prepare
 from othink_mr1.data.reading import read_split
 from othink_mr1.data.sources import Request, Source, open_source
+from othink_mr1.data.sources.hub import _COLUMNS
 from othink_mr1.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     kinds = {name: R1V[name] for name in ("image", "problem")}
     short = dataset(tmp_path / "short", {name: rows(2)[name] for name in kinds}, kinds)
     assert "has no column 'solution'" in refused(short)
-    monkeypatch.setitem(sources._HUB_COLUMNS, str(folder), ("image", "problem", "solution", "thinking"))
+    monkeypatch.setitem(_COLUMNS, str(folder), ("image", "problem", "solution", "thinking"))
     assert "has no column 'thinking'" in refused(folder)
     assert "cannot be loaded" in refused(tmp_path / "absent")
 

@@ -99,7 +99,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n \n")
     assert "holds no rows" in refused(settings, tmp_path / "empty.jsonl")
     (tmp_path / "latin.jsonl").write_bytes('{"question": "Größe"}'.encode("latin-1"))
-    assert "not UTF-8 (byte 16)" in refused(settings, tmp_path / "latin.jsonl")
+    assert "latin.jsonl:1: not UTF-8 (byte 16 of the line)" in refused(settings, tmp_path / "latin.jsonl")
 
 
 def test_settings_that_cannot_be_used() -> None:

@@ -1,0 +1,127 @@
+"""What every source is asked and gives, and how a row's picture and columns are found."""
+
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from othink_mr1.data.checks import RawRow, printable
+from othink_mr1.data.pictures import MOST_PIXELS, RowError
+from othink_mr1.errors import UserError
+
+Job = Callable[[], RawRow]
+TEXTS = ("problem", "solution", "answer", "thinking")
+_MOST_BYTES = 4 * MOST_PIXELS  # of a picture's file: no picture that is accepted needs more
+# Of a file that is not there or has a name no system allows: that row's own fault. Any other error is the disk's.
+_ROWS_OWN = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One split of one task, as the parameters ask for it. `path` is where a source on this machine lies."""
+
+    task: str
+    split: str
+    settings: Mapping[str, Any]
+    seed: int
+    path: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the settings in params.yaml, for messages."""
+        return f"data.{self.task}.{self.split}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """`jobs`, in a fixed order; `rows`, how many there are; `licence` and `digest` of the content, None if unknown.
+
+    `identity`: two sources with the same one are the same data; None where only the rows can tell.
+    `revision`: the commit of the hub that was read. `whole`: a published test set, of which no row may be left out.
+    """
+
+    name: str
+    jobs: Iterator[Job]
+    rows: int
+    licence: str | None = None
+    digest: str | None = None
+    identity: str | None = None
+    revision: str | None = None
+    whole: bool = False
+
+
+def whole_number(request: Request, name: str, least: int, default: int | None = None) -> int:
+    """A setting that is a number of something.
+
+    Raises:
+        UserError: it is none, or too small.
+    """
+    value = request.settings.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{request.key}.{name}: {value!r} should be a whole number of at least {least}")
+    return value
+
+
+def our_columns(
+    request: Request, what: str, there: Sequence[str], needed: Sequence[str] = ("image", "problem")
+) -> dict[str, str]:
+    """Our columns to the names that they have in a table.
+
+    Args:
+        what: the table, for messages.
+        there: its columns.
+        needed: ours that have to be there, beside those that the settings name; solution or answer always.
+
+    Raises:
+        UserError: one is not there.
+    """
+    chosen = dict(request.settings.get("columns") or {})
+    wanted = {ours: chosen.get(ours, ours) for ours in ("image", *TEXTS)}
+    found = {ours: theirs for ours, theirs in wanted.items() if theirs in there}
+    missing = [ours for ours in (*needed, *chosen) if ours not in found]
+    if not missing and not {"solution", "answer"} & set(found):
+        missing = ["solution"]
+    if missing:
+        ours, names = missing[0], ", ".join(str(printable(name)) for name in there)
+        raise UserError(
+            f"{request.key}: {what} has no column {wanted[ours]!r} (it has {names}); "
+            f"say which is ours: {request.key}.columns={{{ours}: <its name>}}"
+        )
+    return found
+
+
+def raw_row(split: str, source: str, values: Mapping[str, Any], picture: Callable[[], bytes]) -> RawRow:
+    """A row of our columns; `picture` gives the bytes, or raises RowError."""
+    texts = {name: values.get(name) for name in TEXTS}
+    try:
+        return RawRow(split=split, source=source, picture=picture(), **texts)
+    except RowError as why:
+        return RawRow(split=split, source=source, failure=(why.reason, why.detail), **texts)
+
+
+def picture_bytes(folder: Path, name: Any) -> bytes:
+    """The bytes of a picture inside `folder`; a name that leads out of it, by `..` or by a link, is refused.
+
+    Raises:
+        RowError: the row's own fault.
+        UserError: the disk gives errors.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise RowError("picture_missing", "the row names none")
+    shown = ascii(name)[:100]
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise RowError("picture_outside", f"{shown} leads out of the folder of the data file")
+        if not path.is_file():
+            raise RowError("picture_missing", f"no file {shown} beside the data file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise RowError("picture_too_large", f"{shown} has {path.stat().st_size} bytes; at most {_MOST_BYTES}")
+        return path.read_bytes()
+    except (ValueError, RuntimeError) as error:  # a name no system allows, a loop of links
+        raise RowError("picture_missing", f"{shown} cannot be read ({type(error).__name__})") from None
+    except OSError as error:
+        if error.errno not in _ROWS_OWN:
+            raise UserError(f"{folder / name}: cannot be read ({error.strerror or error}); run it again") from None
+        raise RowError("picture_missing", f"{shown} cannot be read ({error.strerror})") from None
