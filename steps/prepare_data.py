@@ -103,8 +103,7 @@ def _tell(prepared: Prepared) -> None:
     for split, found in prepared.splits.items():
         aside = ", ".join(f"{number} {reason}" for reason, number in found.quarantined.most_common())
         print(f"{prepared.task} {split}: {found.rows} rows" + (f"; put aside: {aside}" if aside else ""))
-        for reason in sorted({reason for _, reason, _ in found.reported}):
-            number = sum(1 for _, other, _ in found.reported if other == reason)
+        for reason, number in sorted(found.reported.items()):
             print(f"{prepared.task} {split}: warning: {number} rows stay although {reason}", file=sys.stderr)
 
 

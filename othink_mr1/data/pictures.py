@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from othink_mr1.data.copies import thumbnail
+
 # Formats that Pillow decodes by itself, without another program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _KEPT = ("PNG", "JPEG", "WEBP")  # formats that every reader of the dataset knows
@@ -32,12 +34,13 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """An RGB picture: its encoded bytes, size in pixels, digest of its pixels, and whether it was encoded anew."""
+    """An RGB picture: encoded, size in pixels, digest of its pixels, thumbnail, and whether it was encoded anew."""
 
     encoded: bytes
     width: int
     height: int
     pixels_sha256: str
+    thumbnail: bytes  # see `copies`
     encoded_anew: bool
 
 
@@ -76,7 +79,8 @@ def _read(encoded: bytes) -> Picture:
     width, height = picture.size
     _check_size(width, height)
     digest = hashlib.sha256(f"{width}x{height}:".encode() + pixels).hexdigest()
-    return Picture(encoded if plain else encode(picture), width, height, digest, encoded_anew=not plain)
+    kept = encoded if plain else encode(picture)
+    return Picture(kept, width, height, digest, thumbnail(picture), encoded_anew=not plain)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -1,12 +1,13 @@
 """From sources to checked splits: every row is read once, checked alone, then beside the others, then written.
 
-Rows wait in a file between the two passes, so that memory holds a few hundred bytes a row and no pictures.
+Between the two passes the rows wait in files, and what the second one has to know of them in an `Index`: memory holds
+some hundred rows at a time, however many there are.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from othink_mr1.data.checks import Accepted, Entry, Quarantined, Verdict, examine, printable, settle
+from othink_mr1.data.checks import Accepted, Quarantined, examine, printable
+from othink_mr1.data.index import Index, opened
 from othink_mr1.data.parallel import ordered_map
 from othink_mr1.data.schema import QUARANTINE_SCHEMA, SCHEMA, SPLITS, ParquetSink
+from othink_mr1.data.settling import settle, settle_near
 from othink_mr1.data.sources import Job, Request, Source, open_source
 from othink_mr1.data.splitting import draw_validation, few_shot
+from othink_mr1.digests import file_digest
 from othink_mr1.errors import UserError
 
 Progress = Callable[[int, int, str], None]
@@ -35,6 +39,7 @@ class Split:
     licence: str | None = None
     digest: str | None = None
     identity: str | None = None  # see `sources.Source`
+    revision: str | None = None
     read: int = 0
     rows: int = 0
     drawn: int = 0  # train rows that became validation
@@ -42,9 +47,13 @@ class Split:
     encoded_anew: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     example: str = ""  # the first quarantined row, in words
-    reported: list[tuple[str, str, str]] = field(default_factory=list)  # (source, reason, detail) of rows that stay
-    entries: list[Entry] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # of the accepted rows' pictures, pixels
+    reported: Counter[str] = field(default_factory=Counter)  # what is wrong with rows that stay
+    reported_rows: list[dict[str, str]] = field(default_factory=list)  # the first of them: source, reason, detail
+
+    def report(self, source: str, reason: str, detail: str) -> None:
+        self.reported[reason] += 1
+        if len(self.reported_rows) < _MOST_EXAMPLES:
+            self.reported_rows.append({"source": source, "reason": reason, "detail": detail})
 
 
 @dataclass(frozen=True)
@@ -85,19 +94,27 @@ def prepare(
     }
     sources = {split: open_source(request) for split, request in requests.items()}
     splits = {
-        split: Split(source.name, source.licence, source.digest, source.identity) for split, source in sources.items()
+        split: Split(source.name, source.licence, source.digest, source.identity, source.revision)
+        for split, source in sources.items()
     }
-    with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
-        _read_all(task, sources, splits, folder, quarantine, progress)
-        verdict = settle({split: found.entries for split, found in splits.items()}, _same_content(splits))
-        if fraction is not None:
-            splits["validation"] = Split("train", splits["train"].licence, splits["train"].digest)
-        targets = _targets(splits["train"], verdict, fraction, settings.get("train_samples"), seed)
-        sizes = _write_all(splits, targets, verdict, folder, quarantine)
+    with opened(folder / "index.sqlite") as index:
+        with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
+            _read_all(task, sources, splits, index, folder, quarantine, progress)
+            settle(index, _same_content(splits))
+            if fraction is not None:
+                train = splits["train"]
+                splits["validation"] = Split("train", train.licence, train.digest, revision=train.revision)
+                draw_validation(index, fraction, seed)
+                settle_near(index, "train", "validation")
+            few_shot(index, settings.get("train_samples"), seed)
+            _write_all(splits, index, folder, quarantine)
+        sizes = {split: index.sizes(split) for split in SPLITS}
     for split, found in splits.items():
         (folder / _WAITING.format(split=split)).unlink(missing_ok=True)
         if not found.rows:
             raise UserError(_no_rows(task, split, found))
+    if sources["test"].whole and splits["test"].quarantined:
+        raise UserError(_with_holes(task, splits["test"], folder))
     _write_provenance(task, seed, settings, splits, folder)
     return Prepared(task, folder, {split: splits[split] for split in SPLITS}, sizes)
 
@@ -116,13 +133,14 @@ def _read_all(
     task: str,
     sources: Mapping[str, Source],
     splits: dict[str, Split],
+    index: Index,
     folder: Path,
     quarantine: ParquetSink,
     progress: Progress,
 ) -> None:
     """First pass: every row by itself. Accepted rows wait in a file, the others are quarantined."""
     total, done = sum(source.rows for source in sources.values()), 0
-    jobs = (job for source in sources.values() for job in source.jobs)
+    jobs = (job for split, source in sources.items() for job in _jobs(f"data.{task}.{split}", source))
     results = ordered_map(partial(_examine_job, task=task), jobs, expected=total)
     for split, source in sources.items():
         found = splits[split]
@@ -130,72 +148,55 @@ def _read_all(
             for _, result in zip(range(source.rows), results, strict=False):
                 found.read += 1
                 if isinstance(result, Accepted):
-                    _take(found, result)
+                    index.add(waiting.rows, result)
                     waiting.write(result.row)
+                    found.encoded_anew += result.encoded_anew
+                    for reason, detail in result.reported:
+                        found.report(result.row["source"], reason, detail)
                 else:
                     _put_aside(found, quarantine, result.row)
                 done += 1
                 progress(done, total, f"reading and checking {task} rows")
+    index.finish()
 
 
-def _take(found: Split, accepted: Accepted) -> None:
-    row = accepted.row
-    texts = {name: row[name] for name in ("split", "sample_id", "problem", "answer", "source")}
-    found.entries.append(Entry(position=len(found.entries), pixels_sha256=accepted.pixels_sha256, **texts))
-    found.sizes.append((accepted.width, accepted.height))
-    found.encoded_anew += accepted.encoded_anew
-    found.reported += [(row["source"], reason, detail) for reason, detail in accepted.reported]
+def _jobs(key: str, source: Source) -> Iterator[Job]:
+    """As many as the source said: one more or less, and rows would be taken for those of the next split."""
+    number = 0
+    for number, job in enumerate(source.jobs, 1):
+        if number > source.rows:
+            break
+        yield job
+    if number != source.rows:
+        raise UserError(f"{key}: it changed while it was read (it had {source.rows} rows); run it again")
 
 
-def _targets(train: Split, verdict: Verdict, fraction: float | None, samples: int | None, seed: int) -> dict[int, str]:
-    """Where the train rows that are left after the checks go: "train" or "validation"; the others are not sampled."""
-    left = [entry for entry in train.entries if ("train", entry.position) not in verdict.rejected]
-    drawn = draw_validation(left, fraction, seed) if fraction is not None and left else set()
-    kept = few_shot([entry for entry in left if entry.position not in drawn], samples, seed)
-    return {**dict.fromkeys(kept, "train"), **dict.fromkeys(drawn, "validation")}
-
-
-def _write_all(
-    splits: dict[str, Split],
-    targets: Mapping[int, str],
-    verdict: Verdict,
-    folder: Path,
-    quarantine: ParquetSink,
-) -> dict[str, np.ndarray]:
-    """Second pass: the rows that wait go to the split they are for, or to quarantine.
-
-    Returns:
-        The sizes of the pictures written, as in `Prepared`.
-    """
-    sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
-    sinks = {split: ParquetSink(folder / f"{split}.parquet", SCHEMA) for split in SPLITS}
-    for split, found in list(splits.items()):
-        for position, row in enumerate(_waiting(folder / _WAITING.format(split=split))):
-            why = verdict.rejected.get((split, position))
-            if why is not None:
-                same = {name: row[name] for name in ("task", "split", "source", "image", "problem", "answer")}
-                _put_aside(found, quarantine, {**same, "reason": why[0], "detail": printable(why[1])})
-                continue
-            if (split, position) in verdict.reported:
-                found.reported.append((row["source"], *verdict.reported[split, position]))
-            target = targets.get(position) if split == "train" else split
-            if target is None:
-                found.not_sampled += 1
-                continue
-            found.drawn += target != split
-            splits[target].rows += 1
-            sinks[target].write({**row, "split": target})
-            sizes[target].append(found.sizes[position])
-    for sink in sinks.values():
-        sink.close()
-    return {split: np.array(pairs, dtype=np.int32).reshape(-1, 2) for split, pairs in sizes.items()}
+def _write_all(splits: dict[str, Split], index: Index, folder: Path, quarantine: ParquetSink) -> None:
+    """Second pass: the rows that wait go to the split they are for, or to quarantine."""
+    with ExitStack() as stack:
+        sinks = {split: stack.enter_context(ParquetSink(folder / f"{split}.parquet", SCHEMA)) for split in SPLITS}
+        for split, found in list(splits.items()):
+            waiting = _waiting(folder / _WAITING.format(split=split))
+            for row, (place, reason, detail, stays) in zip(waiting, index.rows_of(split), strict=True):
+                if reason and not stays:
+                    same = {name: row[name] for name in ("task", "split", "source", "image", "problem", "answer")}
+                    _put_aside(found, quarantine, {**same, "reason": reason, "detail": printable(detail)})
+                    continue
+                if reason:
+                    found.report(row["source"], reason, detail)
+                if place is None:
+                    found.not_sampled += 1
+                    continue
+                found.drawn += place != split
+                splits[place].rows += 1
+                sinks[place].write({**row, "split": place})
 
 
 def _waiting(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():  # a validation split that is drawn from train has no rows of its own
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(256):
-                yield from batch.to_pylist()
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_pylist()
 
 
 def _put_aside(found: Split, quarantine: ParquetSink, row: Mapping[str, Any]) -> None:
@@ -210,6 +211,14 @@ def _no_rows(task: str, split: str, found: Split) -> str:
     return f"data.{task}.{split}: none of its {found.read} rows can be used; such as {found.example}"
 
 
+def _with_holes(task: str, test: Split, folder: Path) -> str:
+    rows = sum(test.quarantined.values())
+    return (
+        f"data.{task}.test: {rows} of its {test.read} rows cannot be asked, such as {test.example}; results of a "
+        f"published test set count only if it is whole: mend them (all: {folder / 'quarantine.parquet'})"
+    )
+
+
 def _write_provenance(
     task: str, seed: int, settings: Mapping[str, Any], splits: Mapping[str, Split], folder: Path
 ) -> None:
@@ -220,29 +229,24 @@ def _write_provenance(
         "seed": seed,
         "train_samples": settings.get("train_samples"),
         "splits": {split: _told(settings[split], splits[split]) for split in SPLITS},
-        "files": {name: _sha256(folder / name) for name in files},
+        "files": {name: file_digest(folder / name) for name in files},
     }
     text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
     (folder / "provenance.json").write_text(text, encoding="utf-8")
 
 
 def _told(settings: Mapping[str, Any], found: Split) -> dict[str, Any]:
-    examples = [dict(zip(("source", "reason", "detail"), row, strict=True)) for row in found.reported]
     return {
         "source": dict(settings),
         "licence": found.licence or "unknown",
         "sha256": found.digest,
+        "revision": found.revision,
         "read": found.read,
         "rows": found.rows,
         "drawn_for_validation": found.drawn,
         "not_sampled": found.not_sampled,
         "quarantined": dict(sorted(found.quarantined.items())),
-        "reported": dict(sorted(Counter(row["reason"] for row in examples).items())),
-        "reported_rows": examples[:_MOST_EXAMPLES],
+        "reported": dict(sorted(found.reported.items())),
+        "reported_rows": found.reported_rows,
         "changed": {"pictures encoded anew as RGB PNG": found.encoded_anew} if found.encoded_anew else {},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -67,6 +67,7 @@ QUARANTINE_SCHEMA = _schema(
 )
 
 _ROWS_PER_GROUP = 256
+_BYTES_PER_GROUP = 32_000_000  # of pictures, after which a group ends with fewer rows
 
 
 def sample_id(task: str, pixels_sha256: str, problem: str, answer: str) -> str:
@@ -81,14 +82,16 @@ def sample_id(task: str, pixels_sha256: str, problem: str, answer: str) -> str:
 class ParquetSink:
     """Writes rows to one parquet file, a row group at a time, so that memory does not grow with their number.
 
-    The bytes are a function of the rows, the schema and the version of pyarrow: fixed compression, fixed row group
-    size, no times. Pictures are stored as they are (they are compressed already), the text with zstd.
+    The bytes are a function of the rows, the schema and the version of pyarrow: fixed compression, row groups that
+    depend on the rows alone, no times. Pictures are stored as they are (they are compressed already), the text with
+    zstd.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.rows = 0
         self._schema = schema
         self._waiting: list[Mapping[str, Any]] = []
+        self._waiting_bytes = 0
         columns = [field.name for field in schema if field.name != "image"]
         self._writer = pq.ParquetWriter(
             path,
@@ -102,14 +105,15 @@ class ParquetSink:
 
     def write(self, row: Mapping[str, Any]) -> None:
         self._waiting.append(row)
+        self._waiting_bytes += len(row["image"]["bytes"] or b"")
         self.rows += 1
-        if len(self._waiting) == _ROWS_PER_GROUP:
+        if len(self._waiting) == _ROWS_PER_GROUP or self._waiting_bytes >= _BYTES_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
-            self._waiting = []
+            self._waiting, self._waiting_bytes = [], 0
 
     def close(self) -> None:
         """Write what is left. Without it the file cannot be read."""

@@ -1,12 +1,11 @@
-"""Each row alone, and the rows beside each other."""
+"""Each row alone."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from makers import png
 
-from othink_mr1.data.checks import Accepted, Entry, Quarantined, RawRow, examine, settle
+from othink_mr1.data.checks import Accepted, Quarantined, RawRow, examine
 
 
 def check(task: str = "counting", split: str = "train", **changes: Any) -> Accepted | Quarantined:
@@ -103,14 +102,69 @@ def test_thinking_loses_its_tags_and_may_be_empty() -> None:
     assert without.row["thinking"] == ""
 
 
-def test_test_rows_stay_where_a_model_can_be_asked_at_all() -> None:
-    accepted = check(split="test", answer="three")
-    assert isinstance(accepted, Accepted)
-    assert [reason for reason, _ in accepted.reported] == ["answer_not_a_count"]
-    accepted = check(task="geometry", split="test", answer="x + 2")
-    assert isinstance(accepted, Accepted)
-    assert [reason for reason, _ in accepted.reported] == ["answer_unreadable"]
-    assert reason(split="test", problem="<|vision_start|>") == "special_tokens"
+def rest(**changes: Any) -> tuple[dict[str, Any], list[str]]:
+    """A test row as it stays, and what is reported of it."""
+    accepted = check(split="test", **changes)
+    assert isinstance(accepted, Accepted), accepted
+    return accepted.row, [reason for reason, _ in accepted.reported]
+
+
+@pytest.mark.parametrize(
+    ("given", "reported"),
+    [
+        ({"problem": "x" * 4001}, "question_too_long"),
+        ({"problem": "What color is the cube?"}, "question_not_a_count"),
+        ({"answer": "three"}, "answer_not_a_count"),
+        ({"answer": None}, "answer_missing"),
+        ({"answer": ""}, "answer_missing"),
+        ({"answer": 3, "solution": "<answer> 4 </answer>"}, "answer_contradicts_solution"),
+        ({"task": "geometry", "answer": "x + 2"}, "answer_unreadable"),
+    ],
+)
+def test_test_rows_stay_where_a_model_can_be_asked_at_all(given: dict[str, Any], reported: str) -> None:
+    assert set(rest(**given)[1]) == {reported}
+
+
+def test_what_would_break_a_prompt_is_spelled_apart_in_a_test_row() -> None:
+    row, reported = rest(problem="How many <|image_pad|> items \ud800?")
+    assert row["problem"] == "How many < |image_pad|> items ??"
+    assert reported == ["text_not_unicode", "special_tokens"]
+    assert reason(split="test", problem=" ") == "question_missing"
+    assert reason(split="test", picture=b"") == "picture_unreadable"
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "How many different items are there in the image?",
+        "What number of large things are either cubes or red objects?",
+        "There is a big gray object; how many things have the same color?",
+        "Is it true? Count the items.",
+        "What is the total number of shapes?",
+        "图中有多少个物体？",
+    ],
+)
+def test_questions_for_a_count(problem: str) -> None:
+    assert isinstance(check(problem=problem), Accepted)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Are there any big brown cylinders?",
+        "Is the number of cubes the same as the number of spheres?",
+        "There is a big thing; what is its color?",
+        "The cyan thing has what shape?",
+        "Which material is the cube made of?",
+    ],
+)
+def test_questions_of_clevrs_other_kinds(problem: str) -> None:
+    assert reason(problem=problem) == "question_not_a_count"
+    assert isinstance(check(task="geometry", problem=problem), Accepted)
+
+
+def test_an_answer_that_its_own_tags_cut_off_cannot_be_read_back() -> None:
+    assert reason(task="geometry", answer="3</answer> or 4") == "answer_unreadable"
 
 
 def test_the_id_is_of_the_content_and_not_of_the_split() -> None:
@@ -118,63 +172,4 @@ def test_the_id_is_of_the_content_and_not_of_the_split() -> None:
     names = [one.row["sample_id"] for one in ids if isinstance(one, Accepted)]
     assert names[0] == names[1]
     assert len(set(names)) == 4
-    assert names[0] == "c6e646069762567d29c54642e9f860fc"
-
-
-def entries(split: str, rows: Sequence[tuple[str, str, str]]) -> list[Entry]:
-    """(pixels, question, answer) for each row."""
-    return [
-        Entry(split, position, f"id-{pixels}-{problem}-{answer}", pixels, problem, answer, f"{split}:{position}")
-        for position, (pixels, problem, answer) in enumerate(rows)
-    ]
-
-
-def test_repeats_leave_the_first_row() -> None:
-    verdict = settle({"train": entries("train", [("a", "q", "1"), ("b", "q", "1"), ("a", " q ", "1")])})
-    assert verdict.rejected == {("train", 2): ("duplicate", "of train:0")}
-
-
-def test_the_same_picture_may_be_asked_different_questions() -> None:
-    assert not settle({"train": entries("train", [("a", "q", "1"), ("a", "other", "2")])}).rejected
-
-
-def test_rows_that_contradict_each_other_all_go() -> None:
-    verdict = settle({"train": entries("train", [("a", "q", "1"), ("b", "q", "1"), ("a", "q", "2")])})
-    assert {key: why[0] for key, why in verdict.rejected.items()} == {
-        ("train", 0): "conflict",
-        ("train", 2): "conflict",
-    }
-
-
-def test_what_is_in_test_leaves_the_other_splits() -> None:
-    leak = [("a", "q", "1")]
-    verdict = settle(
-        {
-            "test": entries("test", leak),
-            "validation": entries("validation", [("v", "q", "1"), *leak]),
-            "train": entries("train", [("t", "q", "1"), *leak, ("v", "q", "1")]),
-        }
-    )
-    assert verdict.rejected == {
-        ("validation", 1): ("leaks_from_test", "it is test:0"),
-        ("train", 1): ("leaks_from_test", "it is test:0"),
-        ("train", 2): ("leaks_from_validation", "it is validation:0"),
-    }
-
-
-def test_a_leak_is_found_whatever_the_answers() -> None:
-    verdict = settle({"test": entries("test", [("a", "q", "1")]), "train": entries("train", [("a", "q", "2")])})
-    assert verdict.rejected == {("train", 0): ("leaks_from_test", "it is test:0")}
-
-
-def test_repeats_within_test_are_reported_and_stay() -> None:
-    verdict = settle({"test": entries("test", [("a", "q", "1"), ("a", "q", "1"), ("b", "q", "1"), ("b", "q", "2")])})
-    assert not verdict.rejected
-    assert {key[1]: why[0] for key, why in verdict.reported.items()} == {1: "duplicate", 2: "conflict", 3: "conflict"}
-
-
-def test_splits_that_were_given_the_same_data_on_purpose_keep_it() -> None:
-    same = {"test": entries("test", [("a", "q", "1")]), "train": entries("train", [("a", "q", "1")])}
-    verdict = settle(same, {("train", "test")})
-    assert not verdict.rejected
-    assert verdict.reported == {("train", 0): ("leaks_from_test", "it is test:0")}
+    assert names[0] == "035cbab2ced8af15c8d3f5816f250c3e"

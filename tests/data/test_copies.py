@@ -1,0 +1,110 @@
+"""Copies of pictures are found, different pictures are not: 22 ways to copy, a thousand scenes."""
+
+import io
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from makers import encoded, plain
+from PIL import Image
+
+from othink_mr1.data.copies import Pictures, near_copies, thumbnail
+from othink_mr1.data.synthetic import counting, geometry
+
+SCENES = {"counting": counting.scene, "geometry": geometry.scene}
+# Box leaves steps where the ratio is not whole: that is for half and double alone.
+SMOOTH = ("BILINEAR", "BICUBIC", "LANCZOS")
+FILTERS = {0.5: ("BOX", *SMOOTH), 0.75: SMOOTH, 1.5: SMOOTH, 2: ("BOX", *SMOOTH)}
+
+Copy = Callable[[Image.Image], bytes]
+
+
+def scaled(picture: Image.Image, by: float, how: Image.Resampling) -> Image.Image:
+    return picture.resize((round(picture.width * by), round(picture.height * by)), how)
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    return encoded(picture, "JPEG", quality=quality)
+
+
+def _scaled_jpeg(picture: Image.Image, by: float, quality: int) -> bytes:
+    return _jpeg(scaled(picture, by, Image.Resampling.BICUBIC), quality)
+
+
+def _scaled_png(picture: Image.Image, by: float, how: Image.Resampling) -> bytes:
+    return encoded(scaled(picture, by, how))
+
+
+COPIES: dict[str, Copy] = {
+    **{f"jpeg {quality}": partial(_jpeg, quality=quality) for quality in (95, 85, 75, 65, 50)},
+    **{
+        f"{by} {name}": partial(_scaled_png, by=by, how=Image.Resampling[name])
+        for by, names in FILTERS.items()
+        for name in names
+    },
+    **{f"{by} jpeg 50": partial(_scaled_jpeg, by=by, quality=50) for by in (0.5, 2)},
+    "webp 50": partial(encoded, kind="WEBP", quality=50),
+}
+
+
+def known(pictures: list[Image.Image]) -> Pictures:
+    thumbnails = np.stack([np.frombuffer(thumbnail(picture), dtype=np.uint8) for picture in pictures])
+    return Pictures(thumbnails, np.array([min(picture.size) for picture in pictures], dtype=np.int32))
+
+
+def read(encoded_picture: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded_picture)).convert("RGB")
+
+
+def scenes(task: str, count: int, size: int, split: str = "train") -> list[Image.Image]:
+    return [SCENES[task](0, index, split, size)["image"] for index in range(count)]
+
+
+@pytest.mark.parametrize("size", [64, 128, 300])
+@pytest.mark.parametrize("task", list(SCENES))
+def test_every_copy_of_a_scene_is_found_and_points_to_its_own_scene(task: str, size: int) -> None:
+    pictures = scenes(task, 25, size)
+    originals = known(pictures)
+    for name, copy in COPIES.items():
+        found = near_copies(known([read(copy(picture)) for picture in pictures]), originals)
+        assert found == {index: index for index in range(len(pictures))}, name
+
+
+@pytest.mark.parametrize("task", list(SCENES))
+def test_a_thousand_different_scenes_raise_at_most_one_alarm(task: str) -> None:
+    """Each is held against the scenes of a test split that ask the same, many on the very same background."""
+    train, test = (
+        [SCENES[task](0, index, split, 128) for index in range(n)] for split, n in (("train", 1000), ("test", 400))
+    )
+    alarms = 0
+    for question in {scene["problem"] for scene in test}:
+        rows, others = ([scene["image"] for scene in some if scene["problem"] == question] for some in (train, test))
+        alarms += len(near_copies(known(rows), known(others))) if rows else 0
+    assert alarms <= 1
+
+
+def test_pictures_with_little_or_nothing_in_them_are_no_copies_of_each_other() -> None:
+    colours = [plain(number) for number in range(40)]
+    rng = np.random.default_rng(0)
+    noise = [Image.fromarray(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)) for _ in range(200)]
+    for pictures in (colours, noise):
+        half = len(pictures) // 2
+        assert near_copies(known(pictures[:half]), known(pictures[half:])) == {}
+    assert near_copies(known(noise[:3]), known(noise)) == {0: 0, 1: 1, 2: 2}
+
+
+def test_a_scene_with_one_item_moved_is_another_scene() -> None:
+    rng = np.random.default_rng(0)
+    before = Image.fromarray(rng.integers(90, 160, (12, 18, 3), dtype=np.uint8)).resize(
+        (480, 320), Image.Resampling.BICUBIC
+    )
+    item, after = Image.new("RGB", (40, 40), (20, 20, 20)), before.copy()
+    before.paste(item, (100, 100))
+    after.paste(item, (180, 100))
+    assert near_copies(known([after]), known([before])) == {}
+
+
+def test_the_first_of_several_is_named() -> None:
+    (picture,) = scenes("counting", 1, 128)
+    assert near_copies(known([picture]), known([plain(3), picture, picture])) == {0: 1}
