@@ -29,6 +29,8 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set a key of params.yaml: --set grpo_d.beta_max=0.2"),
 ]
+OneTask = Annotated[str | None, typer.Option("--task", "-t", help="counting or geometry; both if not given.")]
+Refused = Annotated[bool, typer.Option("--refused", help="The data that the last checks refused, not the good ones.")]
 STEP_HELP = (
     "A step (see `othink status`) or a part of its name that several share: train, evaluate, grpo_d, counting, "
     "grpo_d-counting."
@@ -79,7 +81,7 @@ def report() -> None:
 
 @app.command()
 def models(
-    task: Annotated[str | None, typer.Option("--task", "-t", help="counting or geometry; both if not given.")] = None,
+    task: OneTask = None,
     as_json: Json = False,
 ) -> None:
     """The registered versions with their aliases and gate results."""
@@ -153,6 +155,67 @@ def ui(
         from flows.commands import ui as command
 
         command.ui(mlflow_port, prefect_port)
+
+
+data_app = typer.Typer(
+    help="Look at the prepared data: what is in them, what changed, what was put aside, what is accepted as usual.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("show")
+def data_show(
+    task: OneTask = None,
+    split: Annotated[str | None, typer.Option("--split", help="train, validation or test; all if not given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw a sheet of pictures into this PNG.")] = None,
+    refused: Refused = False,
+    as_json: Json = False,
+) -> None:
+    """Rows, answers, picture sizes and source of each split."""
+    with _one_line():
+        from flows.commands import data as command
+
+        command.show(task, split, out, refused, as_json)
+
+
+@data_app.command("diff")
+def data_diff(
+    revision: Annotated[str, typer.Argument(metavar="REV", help="A git revision whose dvc.lock names the data.")],
+    task: OneTask = None,
+    as_json: Json = False,
+) -> None:
+    """Rows added, removed and changed since an earlier version, by sample_id."""
+    with _one_line():
+        from flows.commands import data_diff as command
+
+        command.diff(revision, task, as_json)
+
+
+@data_app.command("quarantine")
+def data_quarantine(
+    task: OneTask = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FOLDER", help="Write the rows and pictures into a new folder.")
+    ] = None,
+    refused: Refused = False,
+    as_json: Json = False,
+) -> None:
+    """Why rows were put aside, with examples."""
+    with _one_line():
+        from flows.commands import data as command
+
+        command.quarantine(task, export, refused, as_json)
+
+
+@data_app.command("accept")
+def data_accept(task: OneTask = None, refused: Refused = False, as_json: Json = False) -> None:
+    """Accept how the answers and picture sizes are spread: later data are held against it."""
+    with _one_line():
+        from flows.commands import data as command
+
+        command.accept(task, refused, as_json)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Samples(Sequence[dict[str, Any]]):
             raise IndexError(f"row {index} of a split with {len(self)} rows")
         index %= len(self)
         row: dict[str, Any] = {name: self._table[name][index].as_py() for name in _FIELDS}
-        row["image"] = _decode(row["image"]["bytes"])
+        row["image"] = decode(row["image"]["bytes"])
         return row
 
     def column(self, name: str) -> list[Any]:
@@ -51,10 +51,11 @@ class Samples(Sequence[dict[str, Any]]):
         if name not in self._table.column_names:
             raise UserError(f"column {name!r} is not in the data; there are {', '.join(self._table.column_names)}")
         values: list[Any] = self._table[name].to_pylist()
-        return [_decode(value["bytes"]) for value in values] if name == "image" else values
+        return [decode(value["bytes"]) for value in values] if name == "image" else values
 
 
-def _decode(encoded: bytes) -> Image.Image:
+def decode(encoded: bytes) -> Image.Image:
+    """A picture of a prepared row, RGB."""
     with Image.open(io.BytesIO(encoded)) as picture:
         return picture.convert("RGB")
 
