@@ -1,5 +1,6 @@
 """What this machine gives to a process."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,6 +17,23 @@ def cores(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota) for quota in _quotas(cgroups, own))]))
+
+
+def memory(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int | None:
+    """Bytes of memory that this process may use: the machine's, or the limit of a container or a service.
+
+    Args:
+        cgroups: where the control groups are mounted.
+        own: the file that says in which of them this process is.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such name outside Linux and macOS
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for folder in _folders(cgroups, own):
+        for name in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1; "max" is no limit
+            with contextlib.suppress(OSError, ValueError):
+                found.append(int((folder / name).read_text()))
+    return min(found, default=None)
 
 
 def _quotas(cgroups: Path, own: Path) -> list[float]:

@@ -35,7 +35,9 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
 
     from othink_mr1.data.reading import read_split
     from othink_mr1.models.loading import load_model, load_processor
+    from othink_mr1.training.estimate import require_memory, savings
     from othink_mr1.training.fingerprint import home
+    from othink_mr1.training.needs import job_of, memory_of_device
     from othink_mr1.training.run import Outputs, machine_arguments, prepare_torch, run
     from othink_mr1.training.trainer import VisionLanguageTrainer
     from othink_mr1.training.validation import greedy_accuracy
@@ -50,6 +52,9 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     prepare_torch(threads)
     data, base = Path("data") / task, Path("models/base")
     train, validation = read_split(data, "train"), read_split(data, "validation")
+    processor = load_processor(base)
+    job = job_of(base, processor, train, settings, threads)
+    require_memory(job, *memory_of_device())
     inputs = [data / "train.parquet", data / "validation.parquet", base]
     mine = home(f"train@{method}-{task}", [settings, seed], inputs, harness.resume_anyway())
     config = Config(
@@ -57,12 +62,11 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
         eval_strategy="steps" if settings.get("eval_steps") else "no",
         **settings,
     )
-    processor = load_processor(base)
 
     def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
         return Trainer(load_model(base), config, processor, train, validation, callbacks, greedy_accuracy)
 
-    run(make_trainer, mine, Outputs(f"{method}-{task}"), stage)
+    run(make_trainer, mine, Outputs(f"{method}-{task}"), stage, savings(job))
 
 
 if __name__ == "__main__":

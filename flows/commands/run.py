@@ -85,15 +85,23 @@ def _headline(wanted: request.Request) -> str:
 
 
 def _show_plan(wanted: request.Request, as_json: bool) -> None:
+    from flows.needs import trainings
+
     steps = [wanted.steps[name] for name in wanted.graph]
+    needs = trainings(wanted)
     acts = [wanted.steps[name] for name in plan.ACTS]
     if as_json:
-        listed = [{"name": step.name, "action": step.action, "reasons": step.reasons} for step in [*steps, *acts]]
+        listed = [
+            {"name": step.name, "action": step.action, "reasons": step.reasons, "needs": needs.get(step.name)}
+            for step in [*steps, *acts]
+        ]
         print(json.dumps({"steps": listed}, indent=1))
         return
     words = {plan.RUN: "run", plan.CACHED: "up to date", plan.OUTSIDE: "not asked for"}
     for step in [*steps, *acts]:
         print(f"{step.name:26} {words[step.action]:14} {_told(step.reasons)}".rstrip())
+        if step.name in needs:
+            print(f"{'':26} needs {needs[step.name]['text']}")
     for path in wanted.absent:
         print(f"note: {path} is not there; `othink run` needs it", file=sys.stderr)
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,19 +78,23 @@ def run(
     home: Home,
     outputs: Outputs,
     reporter: Reporter,
+    savings: Sequence[str] = (),
 ) -> None:
     """Trains, or goes on from the last checkpoint, and saves model, curves and log.
 
     A run that was asked to stop ends with a checkpoint, as interrupted; its outputs stay away.
 
+    Args:
+        savings: what would save memory, for the message where it runs out.
+
     Raises:
-        UserError: something cannot be written (the last checkpoint stays), or a reward failed.
+        UserError: something cannot be written (the last checkpoint stays), memory ran out, or a reward failed.
     """
     if home.resumed_anyway:
         reporter.note(resumed_anyway="; ".join(f"step {step}: {what}" for step, what in home.resumed_anyway))
     log = LogFile(outputs.log, [step for step, _ in home.resumed_anyway])
     watch = StopAndReport(reporter.progress, reporter.stop_requested.is_set)
-    with trouble_in_words(home.folder):
+    with trouble_in_words(home.folder, savings):
         trainer = make_trainer([log, watch])
         trainer.train(resume_from_checkpoint=True)
         if not watch.stopped:
@@ -104,16 +108,21 @@ def run(
 
 
 @contextmanager
-def trouble_in_words(folder: Path) -> Iterator[None]:
-    """Turns the several ways in which Python, torch and safetensors say that a file cannot be written into one line.
+def trouble_in_words(folder: Path, savings: Sequence[str] = ()) -> Iterator[None]:
+    """Turns the several ways in which Python, torch and safetensors say that a file cannot be written, or that memory
+    is out, into one line.
 
     Raises:
-        UserError: something could not be written in or near `folder`.
+        UserError: something could not be written in or near `folder`, or memory ran out.
     """
     try:
         yield
     except Exception as error:
         text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+            reason = (text.splitlines() or ["no more could be had"])[0][:160]
+            told = f"; {'; '.join(savings)}" if savings else ""
+            raise UserError(f"out of memory ({reason}); the last whole checkpoint is kept{told}") from error
         if isinstance(error, OSError):
             failed = error.errno in _NOT_WRITABLE
         else:

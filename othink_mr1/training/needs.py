@@ -1,0 +1,35 @@
+"""What the estimate of a training asks of this machine and of the data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from othink_mr1 import machine
+from othink_mr1.models.processor import Processor
+from othink_mr1.models.shape import shape_of
+from othink_mr1.training.estimate import Job
+
+_LOOKED_AT = 32  # pictures; opening all of them would take longer than the first steps
+
+
+def job_of(
+    base: Path, processor: Processor, samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], threads: int
+) -> Job:
+    """The training of `base` on `samples`, with the largest of the first pictures."""
+    limits = processor.image_processor.size
+    sizes = [samples[number]["image"].size for number in range(min(len(samples), _LOOKED_AT))]
+    largest = max((width * height for width, height in sizes), default=0)
+    pixels = min(max(largest, limits["shortest_edge"]), limits["longest_edge"])
+    shape = shape_of(json.loads((base / "config.json").read_text(encoding="utf-8")))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return Job(shape, settings, pixels, len(samples), device, threads)
+
+
+def memory_of_device() -> tuple[float, str]:
+    """Bytes of memory where training runs, and its name."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name()
+    return machine.memory() or float("inf"), "this machine"
