@@ -6,6 +6,7 @@ was killed says nothing at all. A file that says "running" for a process that is
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Put a folder in the place of another one, whole: at no time does `target` hold a mixture."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the last move is one rename even if `made` lies on another disk.
+    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.move(made, new)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _process(status: dict[str, Any]) -> processes.Process:

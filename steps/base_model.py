@@ -4,13 +4,13 @@ Out: models/base, training/base/curves.csv and log.jsonl (empty but for their he
 """
 
 import argparse
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from othink_mr1.errors import UserError
+from othink_mr1.stages import replace_folder
 from steps import harness
 
 BASE = Path("models/base")
@@ -96,8 +96,7 @@ def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:
     unwanted = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.py", "*.gguf", ".*")
     shutil.copytree(folder, beside, ignore=shutil.ignore_patterns(*unwanted))
     processor.image_processor.save_pretrained(beside)
-    shutil.rmtree(BASE, ignore_errors=True)
-    os.replace(beside, BASE)
+    replace_folder(beside, BASE)
     write_curves([], Outputs("base").curves)
     Outputs("base").log.write_text("")
     stage.progress(2, 2, "copying")

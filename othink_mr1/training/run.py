@@ -1,7 +1,6 @@
 """One training run from its last checkpoint to its saved model."""
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import transformers
 
 from othink_mr1.errors import UserError
 from othink_mr1.models.loading import save_model
+from othink_mr1.stages import replace_folder
 from othink_mr1.training.fingerprint import Home, siblings
 from othink_mr1.training.logs import LogFile, write_curves
 from othink_mr1.training.trainer import StopAndReport, VisionLanguageTrainer
@@ -145,5 +145,4 @@ def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     save_model(model, trainer.processor, beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
+    replace_folder(beside, folder)

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from othink_mr1.stages import write_whole
+from othink_mr1.stages import replace_folder, write_whole
 
 
 def test_threads_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
@@ -20,3 +20,14 @@ def test_text_is_utf8_and_bytes_stay_bytes(tmp_path: Path) -> None:
     write_whole(tmp_path / "bytes", b"\x89PNG\r\n")
     assert (tmp_path / "text").read_bytes() == b"\xce\xb2\n"
     assert (tmp_path / "bytes").read_bytes() == b"\x89PNG\r\n"
+
+
+def test_a_folder_takes_the_place_of_another_one_whole(tmp_path: Path) -> None:
+    made, target = tmp_path / "made", tmp_path / "models" / "base"
+    for text in ("first", "second"):
+        made.mkdir()
+        (made / text).write_text(text)
+        replace_folder(made, target)
+        assert [file.name for file in target.iterdir()] == [text]
+        assert not made.exists()
+    assert [path.name for path in target.parent.iterdir()] == ["base"]
