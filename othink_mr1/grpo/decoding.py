@@ -24,7 +24,7 @@ class GroupCache:
         self.longest = longest  # completion tokens at most
         self.length = 0  # completion tokens so far
         self.group = 0  # completions of a prompt; 0 while the prompts are computed
-        self._prompts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (B, K, P, D)
+        self._prompts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (B, K, D, P) and (B, K, P, D)
         self._own: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (B * g, K, room, D)
 
     def repeat(self, group: int) -> None:
@@ -42,7 +42,8 @@ class GroupCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes a layer's new keys and values (rows, K, tokens, D) and gives them back."""
         if not self.group:
-            self._prompts[layer] = (key, value)
+            # As the matrix products of every later step take them: else each of these would copy them first.
+            self._prompts[layer] = (key.transpose(2, 3).contiguous(), value.contiguous())
             return key, value
         own = self._own.get(layer)
         if own is None or own[0].shape[2] < self.length:
@@ -68,22 +69,24 @@ class GroupCache:
         if not self.group:
             return prompt_attention(query, key, value, self.prompt_mask, scaling)
         prompt_key, prompt_value = self._prompts[layer]
-        own_key, own_value = (states[:, :, : self.length] for states in self._own[layer])
-        batch, heads, length, size = prompt_key.shape
-        per_key = query.shape[1] // heads
-        rows = (query * scaling).view(-1, heads, per_key, size)
-        folded = rows.view(batch, self.group, heads, per_key, size).transpose(1, 2).reshape(batch, heads, -1, size)
-        over_prompt = folded @ prompt_key.transpose(2, 3)  # (B, K, g * r, P)
+        own_key, own_value = (states[:, :, : self.length].flatten(0, 1) for states in self._own[layer])
+        batch, heads, size, length = prompt_key.shape
+        group, per_key = self.group, query.shape[1] // heads
+        # Plain bmm on three dimensions throughout: at this size matmul's bookkeeping costs as much as the product.
+        rows = (query * scaling).view(-1, per_key, size)  # (B g K, r, D)
+        folded = rows.view(batch, group, heads, -1).transpose(1, 2).reshape(batch * heads, -1, size)
+        over_prompt = torch.bmm(folded, prompt_key.flatten(0, 1))  # (B K, g r, P)
         if self.prompt_mask is not None:
-            over_prompt.masked_fill_(~self.prompt_mask[:, None, None], -torch.inf)
-        over_own = rows @ own_key.transpose(2, 3)  # (B * g, K, r, tokens)
-        own_folded = over_own.unflatten(0, (batch, self.group)).transpose(1, 2).flatten(2, 3)
-        weights = torch.cat([over_prompt, own_folded], 3).softmax(3, dtype=torch.float32).to(query.dtype)
-        from_prompt = weights[..., :length] @ prompt_value  # (B, K, g * r, D)
-        own_weights = weights[..., length:].unflatten(2, (self.group, per_key)).transpose(1, 2).flatten(0, 1)
-        from_own = own_weights @ own_value  # (B * g, K, r, D)
-        out = from_prompt.unflatten(2, (self.group, per_key)).transpose(1, 2).flatten(0, 1) + from_own
-        return out.view(query.shape)
+            seen = self.prompt_mask[:, None].expand(-1, heads, -1).flatten(0, 1)[:, None]
+            over_prompt.masked_fill_(~seen, -torch.inf)
+        over_own = torch.bmm(rows, own_key.transpose(1, 2)).view(batch, group, heads, -1)
+        over_own = over_own.transpose(1, 2).reshape(batch * heads, group * per_key, -1)
+        weights = torch.cat([over_prompt, over_own], 2).softmax(2, dtype=torch.float32).to(query.dtype)
+        from_prompt = torch.bmm(weights[..., :length], prompt_value.flatten(0, 1))  # (B K, g r, D)
+        own_weights = weights[..., length:].reshape(batch, heads, group, -1).transpose(1, 2)
+        from_own = torch.bmm(own_weights.reshape(len(rows), per_key, -1), own_value)  # (B g K, r, D)
+        out = from_prompt.view(batch, heads, group, -1).transpose(1, 2).reshape(from_own.shape)
+        return (out + from_own).view(query.shape)
 
     def keep(self, prompts: torch.Tensor | None, rows: torch.Tensor, group: int) -> None:
         """Goes on with fewer rows.

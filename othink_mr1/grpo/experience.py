@@ -41,7 +41,8 @@ class Experience:
     samples: list[Sample]
     batch: PackedBatch
     advantages: torch.Tensor  # (B, G)
-    features: Features | None = None  # where the vision tower is frozen
+    features: Features | None = None  # where the vision tower is frozen: the reference's too
+    policy_features: Features | None = None  # the trained tower's, with its graph, which one backward pass uses up
     old_logprobs: torch.Tensor | None = None  # (B, G, C), once the first update has computed them
     ref_logprobs: torch.Tensor | None = None  # the same of the reference
 

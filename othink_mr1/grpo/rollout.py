@@ -5,7 +5,7 @@ position), so neither rows leaving nor the way prompts are split into batches or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -60,7 +60,6 @@ def noise(seed: int, step: int, samples: Sequence[int], num_generations: int, le
     return torch.from_numpy(np.stack(rows))
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     processor: Processor,
@@ -78,9 +77,24 @@ def generate(
         uniforms: (B * G, max_new_tokens) from `noise`; needed unless the temperature is 0.
         features: of the prompts' pictures, where they are known already.
     """
+
     use_shared_attention(model)
-    device = prompts.input_ids.device
-    group, limit = num_generations, sampling.max_new_tokens
+    # Cheaper than no_grad by a fifth where steps are small; what leaves it has to be copied to meet autograd again.
+    with torch.inference_mode():
+        rollout = _generate(model, processor, prompts, sampling, num_generations, uniforms, features)
+    return Rollout(**{f.name: getattr(rollout, f.name).clone() for f in fields(rollout)})
+
+
+def _generate(
+    model: PreTrainedModel,
+    processor: Processor,
+    prompts: PromptBatch,
+    sampling: Sampling,
+    group: int,
+    uniforms: torch.Tensor | None,
+    features: Features | None,
+) -> Rollout:
+    device, limit = prompts.input_ids.device, sampling.max_new_tokens
     rows = len(prompts) * group
     positions = prompt_positions(model, prompts)
     features = image_features(model, prompts) if features is None else features

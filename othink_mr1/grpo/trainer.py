@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import DistributedType
 from transformers import PreTrainedModel, TrainerCallback
 
 from othink_mr1.errors import UserError
@@ -99,15 +100,15 @@ class GRPODTrainer(VisionLanguageTrainer):
         mask = experience.batch.mask
         options = {
             "packed": experience.batch,
-            "features": experience.features,
             "temperature": self.args.temperature,
             "chunk": self.args.logprob_chunk,
             "tokens_per_pass": self.args.tokens_per_pass,
         }
         if experience.ref_logprobs is None and self.reference is not None:
             with self.phase("reference"), torch.no_grad():
-                experience.ref_logprobs, _entropy = self.reference(**options)
-        logprobs, entropy = model(**options)
+                experience.ref_logprobs, _ = self.reference(features=experience.features, **options)
+        features, experience.policy_features = experience.policy_features or experience.features, None
+        logprobs, entropy = model(features=features, **options)
         if experience.old_logprobs is None:  # the policy that sampled is the present one: the ratio is 1
             experience.old_logprobs = logprobs.detach()
         loss, stats = grpo_loss(
@@ -157,7 +158,11 @@ class GRPODTrainer(VisionLanguageTrainer):
         """Completions, rewards and advantages of the step's micro-batches."""
         batches = [batch["prompts"].to(self.args.device) for batch in self._incoming]
         samples = [batch["samples"] for batch in self._incoming]
-        features = [image_features(model, batch) if self.args.freeze_vision else None for batch in batches]
+        frozen = self.args.freeze_vision
+        features = [image_features(model, batch) if frozen else None for batch in batches]
+        if self._shares_trained_features:
+            with torch.enable_grad():
+                features[0] = image_features(model, batches[0])
         groups = self._groups(model, batches, samples, features)
         if self.args.dynamic_sample:
             self._replace_equal(model, batches, samples, features, groups)
@@ -170,10 +175,24 @@ class GRPODTrainer(VisionLanguageTrainer):
             reward = torch.stack([group.reward for group in row])
             advantages = group_advantages(reward, self.args.scale_rewards, spread)  # Eq. 2
             experience = experience_of(row, batch, model, advantages)
-            experience.features = kept
+            if frozen:
+                experience.features = kept
+            else:
+                experience.policy_features = kept
             experiences.append(experience)
         self._tell(groups, experiences)
         return experiences
+
+    @property
+    def _shares_trained_features(self) -> bool:
+        """Whether the rollout and the training pass of a step's first micro-batch share one pass of a trained tower.
+
+        Only of the first: the graph of any later one would be in memory beside the training passes before it. And
+        only where nothing wraps the model: a wrapper has to see every use of a weight.
+        """
+        args = self.args
+        alone = self.accelerator.distributed_type == DistributedType.NO
+        return alone and not (args.freeze_vision or args.dynamic_sample) and args.num_iterations == 1
 
     def _groups(
         self,
@@ -213,7 +232,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         features: Sequence[Features | None],
     ) -> list[Group]:
         prompts = PromptBatch.join(batches, self.processor.tokenizer.pad_token_id)
-        known = None if features[0] is None else Features.join([f for f in features if f is not None])
+        known = Features.join([f or image_features(model, b) for f, b in zip(features, batches, strict=True)])
         count, length, step = self.args.num_generations, self.args.max_completion_length, self.state.global_step
         uniforms = noise(self.args.seed, step, [s["index"] for s in samples[: len(prompts)]], count, length)
         rollout = generate(model, self.processor, prompts, self.args.sampling, count, uniforms, known)

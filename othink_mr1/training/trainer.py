@@ -20,6 +20,7 @@ from othink_mr1.models.loading import load_model
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
 from othink_mr1.training import checkpoints, phases
+from othink_mr1.training.allocator import keep_freed_memory
 from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
@@ -72,6 +73,8 @@ class VisionLanguageTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         validate: Validate | None = None,
     ) -> None:
+        if args.device.type == "cpu":
+            keep_freed_memory()
         if args.freeze_vision:
             model.model.visual.requires_grad_(False)
         install(model)
