@@ -83,10 +83,16 @@ def _data(task: str, params: Mapping[str, Any], provenance: Mapping[str, Any]) -
     for split in ("train", "validation", "test"):
         known = provenance.get("splits", {}).get(split, {})
         source = known.get("source") or sources.get(split) or {}
-        parts = [f"{key} {value}" for key, value in source.items() if _plain(value)]
+        named_below = ("licence", "revision", "sha256") if known else ()
+        parts = [f"{key} {value}" for key, value in source.items() if _plain(value) and key not in named_below]
         if "rows" in known:
             parts.insert(0, f"{known['rows']} rows")
-        parts += [f"{key} {known[key]}" for key in ("licence", "sha256") if known.get(key)]
+        parts += [f"{key} {known[key]}" for key in ("licence", "revision", "sha256") if known.get(key)]
+        put_aside = known.get("quarantined", {})
+        if put_aside:
+            reasons = ", ".join(f"{rows} {reason}" for reason, rows in put_aside.items())
+            parts.append(f"{sum(put_aside.values())} of {known['read']} rows put aside ({reasons})")
+        parts += [f"{what}: {rows}" for what, rows in known.get("changed", {}).items()]
         lines.append(f"- {split}: " + ", ".join(parts))
     return "\n".join(lines)
 

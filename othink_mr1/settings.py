@@ -69,7 +69,14 @@ class Synthetic(Settings):
     image_size: ImageSize = 128
 
 
-class Jsonl(Settings):
+class Foreign(Settings):
+    """Data that this project did not make."""
+
+    # Its name in the SPDX list, such as CC-BY-4.0; null: not known.
+    licence: Text | None = None
+
+
+class Jsonl(Foreign):
     """A file of rows with image_path, question and ground_truth; pictures relative to the file."""
 
     source: Literal["jsonl"]
@@ -80,7 +87,7 @@ class Jsonl(Settings):
 Columns = dict[Literal["image", "problem", "solution", "answer", "thinking"], Text]
 
 
-class Parquet(Settings):
+class Parquet(Foreign):
     """A parquet file with the pictures inside, a folder of them, or a pattern such as data/train-*."""
 
     source: Literal["parquet"]
@@ -88,7 +95,7 @@ class Parquet(Settings):
     columns: Columns = {}
 
 
-class ImageFolder(Settings):
+class ImageFolder(Foreign):
     """A folder of pictures with a metadata.csv or metadata.jsonl, as `datasets` defines it."""
 
     source: Literal["imagefolder"]
@@ -98,7 +105,7 @@ class ImageFolder(Settings):
     columns: Columns = {}
 
 
-class Hub(Settings):
+class Hub(Foreign):
     """A dataset of the Hugging Face hub, or a folder in a hub dataset's form."""
 
     source: Literal["hub"]
@@ -162,6 +169,8 @@ class Data(Settings):
     test: Source
     train_samples: Count | None = None
     checks: Checks = Checks()
+    # Whether a source without a known licence is refused, and not only warned of.
+    require_licence: bool = False
 
     @model_validator(mode="after")
     def _enough_rows(self) -> "Data":
@@ -198,6 +207,7 @@ class Training(Settings):
     eval_max_new_tokens: Count | None = None
     per_device_eval_batch_size: Count | None = None
     freeze_vision: bool | None = None
+    max_skipped_steps: Count | None = None
 
     @model_validator(mode="after")
     def _has_an_end(self) -> "Training":
@@ -274,16 +284,26 @@ class Grpo(Training):
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[Integer, Field(ge=0)] | None = None
     min_p: Share | None = None
-    kl_schedule: Literal["constant", "dynamic", "linear", "cosine"]
+    kl_schedule: Literal["constant", "dynamic", "linear", "cosine", "adaptive"]
     beta_min: NotNegative | None = None
     beta_max: NotNegative
     kl_exploration: Fraction | None = None
+    kl_target: Positive | None = None
+    kl_horizon: Positive | None = None
     epsilon: Fraction | None = None
+    epsilon_high: Positive | None = None
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] | None = None
+    scale_rewards: Literal["group", "batch", "none"] | None = None
+    num_iterations: Count | None = None
+    dynamic_sample: bool | None = None
+    max_resample_times: Count | None = None
+    rollout_batch_size: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_pass: Annotated[int, Field(ge=0)] | None = None
     logprob_chunk: Count | None = None
 
     @model_validator(mode="after")
     def _kl_weight(self) -> "Grpo":
-        if self.kl_schedule == "constant":
+        if self.kl_schedule in ("constant", "adaptive"):
             return self
         if self.beta_min is None:
             raise ValueError(f"kl_schedule = {self.kl_schedule!r} needs beta_min and beta_max")

@@ -23,7 +23,14 @@ def log_inputs(mirror: "StageMirror", digests: StageDigests, client: "MlflowClie
 
     context = "evaluation" if mirror.stage.startswith("evaluate") else "training"
     datasets = [
-        DatasetInput(_dataset(path, md5), [InputTag("mlflow.data.context", context), InputTag("dvc.digest", md5)])
+        DatasetInput(
+            _dataset(path, md5),
+            [
+                InputTag("mlflow.data.context", context),
+                InputTag("dvc.digest", md5),
+                *(InputTag(name, text) for name, text in _provenance(mirror.root / path).items()),
+            ],
+        )
         for path, md5 in digests.deps.items()
         if path.startswith("data/")
     ]
@@ -115,6 +122,20 @@ def _dataset(path: str, md5: str) -> "Dataset":
 
     parts = Path(path).with_suffix("").parts[1:]
     return Dataset(" ".join(parts), md5[:36], source_type="dvc", source=json.dumps({"path": path, "md5": md5}))
+
+
+def _provenance(split: Path) -> dict[str, str]:
+    """Where the rows of a split come from, and under which licence; nothing where provenance.json is missing."""
+    try:
+        told = json.loads((split.parent / "provenance.json").read_text(encoding="utf-8"))["splits"][split.stem]
+    except (OSError, ValueError, KeyError):
+        return {}
+    source = told.get("source") or {}
+    known = {
+        "source": " ".join(str(source[key]) for key in ("source", "name", "split") if source.get(key)),
+        **{key: str(told.get(key) or "") for key in ("licence", "revision", "sha256", "rows")},
+    }
+    return {f"data.{key}": text for key, text in known.items() if text}
 
 
 def _run_id(mirror: "StageMirror") -> str:

@@ -21,6 +21,7 @@ from othink_mr1.data.prepare import Prepared, prepare
 from othink_mr1.data.schema import SPLITS
 from othink_mr1.errors import UserError
 from othink_mr1.names import TASKS
+from othink_mr1.stages import replace_folder
 from steps import harness
 
 
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stage.progress(0, 1, "checking the whole")
         _check(prepared, settings, paths, docs)
         stage.progress(1, 1, "checking the whole")
-        _replace(made, Path("data") / task)
-        _replace(docs, Path("data_docs") / task)
+        replace_folder(made, Path("data") / task)
+        replace_folder(docs, Path("data_docs") / task)
         shutil.rmtree(staging)
 
 
@@ -63,7 +64,8 @@ def _check(prepared: Prepared, settings: Mapping[str, Any], paths: Mapping[str, 
     checked = expectations.validate(prepared, settings.get("checks") or {}, sources, accepted, docs)
     profile.write(prepared.folder / profile.FILE, checked.profiles)
     provenance = json.loads((prepared.folder / "provenance.json").read_text(encoding="utf-8"))
-    data_docs.write_index(docs, provenance, checked, time.time())
+    fetched = {split: found.fetched for split, found in prepared.splits.items()}
+    data_docs.write_index(docs, provenance, checked, fetched, time.time())
     if checked.without_reference:
         unknown = ", ".join(f"{split} ({sources[split]})" for split in checked.without_reference)
         print(f"{task}: drift is not looked for, as no profile is accepted yet of {unknown}: `othink data accept` does")
@@ -105,20 +107,6 @@ def _tell(prepared: Prepared) -> None:
         print(f"{prepared.task} {split}: {found.rows} rows" + (f"; put aside: {aside}" if aside else ""))
         for reason, number in sorted(found.reported.items()):
             print(f"{prepared.task} {split}: warning: {number} rows stay although {reason}", file=sys.stderr)
-
-
-def _replace(made: Path, target: Path) -> None:
-    """Puts a folder in the place of another one, whole: at no time does `target` hold a mixture."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last move is one rename even if .othink lies on another disk.
-    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.move(made, new)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,26 @@ from othink_mr1.data.expectations import CRITICAL, Checked
 from othink_mr1.data.offline_pages import head
 
 
-def write_index(folder: Path, provenance: Mapping[str, Any], checked: Checked, prepared_at: float) -> None:
+def write_index(
+    folder: Path,
+    provenance: Mapping[str, Any],
+    checked: Checked,
+    fetched: Mapping[str, float | None],
+    prepared_at: float,
+) -> None:
     """Write `index.html` and `sources.json`: what was checked, and the provenance with its dates.
 
     Args:
         folder: where the page of each split lies.
         provenance: the content of provenance.json.
         checked: how the checks came out.
+        fetched: when the source of each split came to lie on this machine, Unix seconds, where that is known.
         prepared_at: Unix seconds.
     """
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(prepared_at))
-    dated = {"prepared_at": moment, **provenance}
+    moment = _moment(prepared_at)
+    dates = {split: _moment(fetched.get(split)) for split in provenance["splits"]}
+    told = {split: {**told, "fetched_at": dates[split] or None} for split, told in provenance["splits"].items()}
+    dated = {"prepared_at": moment, **provenance, "splits": told}
     (folder / "sources.json").write_text(json.dumps(dated, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     title, splits = f"Data of {provenance['task']}", provenance["splits"]
     body = [
@@ -37,8 +46,8 @@ def write_index(folder: Path, provenance: Mapping[str, Any], checked: Checked, p
         *_not_met(checked),
         "<h2>Sources</h2>",
         _table(
-            ("split", "source", "licence", "revision", "sha256", "changed"),
-            [_source_row(split, told) for split, told in splits.items()],
+            ("split", "source", "licence", "revision", "fetched", "sha256", "changed"),
+            [_source_row(split, told, dates[split]) for split, told in splits.items()],
         ),
         "<h2>Rows put aside, and test rows that stay although something is wrong</h2>",
         _table(
@@ -48,6 +57,10 @@ def write_index(folder: Path, provenance: Mapping[str, Any], checked: Checked, p
         "</body></html>\n",
     ]
     (folder / "index.html").write_text(head(title) + "\n".join(body), encoding="utf-8")
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -81,11 +94,13 @@ def _not_met(checked: Checked) -> list[str]:
     return ["<h2>Not met</h2>", _table(("severity", "split", "what", "why it is asked"), rows)]
 
 
-def _source_row(split: str, told: Mapping[str, Any]) -> list[object]:
-    settings = ", ".join(f"{key} {value}" for key, value in told["source"].items() if value is not None)
+def _source_row(split: str, told: Mapping[str, Any], fetched: str) -> list[object]:
+    shown = ("licence", "revision", "sha256")  # in columns of their own
+    known = {key: value for key, value in told["source"].items() if value is not None and key not in shown}
+    settings = ", ".join(f"{key} {value}" for key, value in known.items())
     changed = ", ".join(f"{what}: {rows}" for what, rows in told["changed"].items())
     revision = told.get("revision") or told["source"].get("revision") or ""
-    return [split, settings, told["licence"], revision, told["sha256"] or "", changed]
+    return [split, settings, told["licence"], revision, fetched, told["sha256"] or "", changed]
 
 
 def _reason_rows(split: str, told: Mapping[str, Any]) -> list[tuple[str, str, int, str]]:

@@ -5,6 +5,7 @@ some hundred rows at a time, however many there are.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -40,6 +41,7 @@ class Split:
     digest: str | None = None
     identity: str | None = None  # see `sources.Source`
     revision: str | None = None
+    fetched: float | None = None  # Unix seconds when it came to lie on this machine; nothing that others read has it
     read: int = 0
     rows: int = 0
     drawn: int = 0  # train rows that became validation
@@ -93,17 +95,17 @@ def prepare(
         if split != "validation" or fraction is None
     }
     sources = {split: open_source(request) for split, request in requests.items()}
-    splits = {
-        split: Split(source.name, source.licence, source.digest, source.identity, source.revision)
-        for split, source in sources.items()
-    }
+    splits = {split: _split(requests[split], source) for split, source in sources.items()}
+    _check_licences(task, splits, bool(settings.get("require_licence")))
     with opened(folder / "index.sqlite") as index:
         with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
             _read_all(task, sources, splits, index, folder, quarantine, progress)
             settle(index, _same_content(splits))
             if fraction is not None:
                 train = splits["train"]
-                splits["validation"] = Split("train", train.licence, train.digest, revision=train.revision)
+                splits["validation"] = Split(
+                    "train", train.licence, train.digest, revision=train.revision, fetched=train.fetched
+                )
                 draw_validation(index, fraction, seed)
                 settle_near(index, "train", "validation")
             few_shot(index, settings.get("train_samples"), seed)
@@ -117,6 +119,26 @@ def prepare(
         raise UserError(_with_holes(task, splits["test"], folder))
     _write_provenance(task, seed, settings, splits, folder)
     return Prepared(task, folder, {split: splits[split] for split in SPLITS}, sizes)
+
+
+def _split(request: Request, source: Source) -> Split:
+    licence = request.settings.get("licence") or source.licence
+    fetched = source.fetched
+    if fetched is None and request.path is not None and request.path.exists():
+        fetched = request.path.stat().st_mtime
+    return Split(source.name, licence, source.digest, source.identity, source.revision, fetched)
+
+
+def _check_licences(task: str, splits: Mapping[str, Split], required: bool) -> None:
+    for split, found in splits.items():
+        if found.licence is None:
+            key = f"data.{task}.{split}"
+            if required:
+                raise UserError(
+                    f"{key}: the licence of its source is not known, and data.{task}.require_licence is true; name it, "
+                    f"as in {key}.licence=CC-BY-4.0"
+                )
+            print(f"{key}: warning: the licence of its source is not known; name it as its `licence`", file=sys.stderr)
 
 
 def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:

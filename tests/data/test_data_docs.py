@@ -34,7 +34,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checked = expectations.validate(prepared, {"min_rows": 8}, sources, {}, folder / "docs")
     provenance: dict[str, Any] = json.loads((folder / "data" / "provenance.json").read_text())
     provenance["splits"]["train"]["quarantined"] = {HOSTILE: 1}
-    data_docs.write_index(folder / "docs", provenance, checked, 1_700_000_000)
+    data_docs.write_index(folder / "docs", provenance, checked, {"test": 1_600_000_000.0}, 1_700_000_000)
     return folder / "docs"
 
 
@@ -45,6 +45,7 @@ def test_the_index_says_what_was_checked_and_where_the_data_come_from(docs: Path
         assert text in index, text
     sources = json.loads((docs / "sources.json").read_text())
     assert (sources["prepared_at"], sources["splits"]["test"]["rows"]) == ("2023-11-14T22:13:20Z", 8)
+    assert [sources["splits"][split]["fetched_at"] for split in ("train", "test")] == [None, "2020-09-13T12:26:40Z"]
 
 
 def test_only_these_pages_are_kept(docs: Path) -> None:

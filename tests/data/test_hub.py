@@ -174,7 +174,7 @@ def test_without_a_network_it_is_one_line_that_says_what_would_work(tmp_path: Pa
 @pytest.mark.slow
 def test_a_folder_goes_the_whole_way_from_params_yaml(tmp_path: Path) -> None:
     folder = dataset(tmp_path / "clevr", rows(5))
-    ran = step(tmp_path, f"{{source: hub, name: {folder}}}")
+    ran = step(tmp_path, f"{{source: hub, name: {folder}, licence: MIT}}")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert len(read_split(tmp_path / "data" / "counting", "train")) == 5
 

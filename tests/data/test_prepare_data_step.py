@@ -69,7 +69,7 @@ def test_a_run_a_second_run_and_one_that_fails_its_checks(tmp_path: Path) -> Non
     # One row of five is broken: more than params.yaml allows. The good version stays.
     broken = [row(number) for number in range(4)] + [row(9, ground_truth="many")]
     path = write_jsonl(tmp_path, broken)
-    resolved(tmp_path, {"data.counting.train": path}, train={"source": "jsonl", "sha256": "x"})
+    resolved(tmp_path, {"data.counting.train": path}, train={"source": "jsonl", "sha256": "x", "licence": "MIT"})
     failed = step(tmp_path, "--task", "counting")
     assert failed.returncode == 1
     assert failed.stderr == (
@@ -134,7 +134,7 @@ def test_geometry_and_a_users_test_set(tmp_path: Path) -> None:
     resolved(
         tmp_path,
         {"data.geometry.test": path},
-        test={"source": "jsonl", "sha256": "x"},
+        test={"source": "jsonl", "sha256": "x", "licence": "MIT"},
         validation={"fraction": 0.2},
         train_samples=3,
     )

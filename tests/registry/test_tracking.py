@@ -146,6 +146,18 @@ def test_scores_attach_to_the_model_with_their_dataset(root: Path, project: Any)
     assert found["geometry/strict/accuracy"] == (0.75, "geometry test", "2" * 32)
 
 
+def test_a_training_names_source_and_licence_of_its_data(root: Path, project: Any) -> None:
+    trained(project)
+    told = {"source": {"source": "hub", "name": "owner/data", "split": "train"}, "licence": "CC-BY-4.0", "rows": 9}
+    project.write("data/counting/provenance.json", {"splits": {"train": told}})
+    [data] = client(root).get_run(tracking.log_from_files(root, STAGE)).inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in data.tags if tag.key.startswith("data.")} == {
+        "data.source": "hub owner/data train",
+        "data.licence": "CC-BY-4.0",
+        "data.rows": "9",
+    }
+
+
 def test_a_data_stage_says_how_many_rows_it_kept(root: Path, project: Any) -> None:
     told = {"read": 12, "rows": 9, "quarantined": {"picture_unreadable": 2, "no_answer": 1}}
     project.write("data/counting/provenance.json", {"splits": {"train": told}})

@@ -17,9 +17,10 @@ Settings, as they stand under `data.<task>.<split>` of the resolved parameters:
 | | revision | text or null | a commit, branch or tag; null is what the hub has on that day |
 | | columns | mapping | as parquet |
 
-A source on this machine has `sha256`, the digest of its content, in the place of its path: `resolve` puts it in, and
-the path is in `local.paths`. `validation` may instead be `fraction` (above 0, below 1): drawn from train. Beside the
-splits stand `train_samples` (null or int >= 1) and `checks` (see `expectations`).
+All but `synthetic` have `licence`: text or null. A source on this machine has `sha256`, the digest of its content, in
+the place of its path: `resolve` puts it in, and the path is in `local.paths`. `validation` may instead be `fraction`
+(above 0, below 1): drawn from train. Beside the splits stand `train_samples` (null or int >= 1), `checks` (see
+`expectations`) and `require_licence` (true: a source whose licence is not known is refused).
 """
 
 from collections.abc import Callable

@@ -38,7 +38,8 @@ class Source:
     """`jobs`, in a fixed order; `rows`, how many there are; `licence` and `digest` of the content, None if unknown.
 
     `identity`: two sources with the same one are the same data; None where only the rows can tell.
-    `revision`: the commit of the hub that was read. `whole`: a published test set, of which no row may be left out.
+    `revision`: the commit of the hub that was read. `fetched`: Unix seconds when it came from there.
+    `whole`: a published test set, of which no row may be left out.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Source:
     digest: str | None = None
     identity: str | None = None
     revision: str | None = None
+    fetched: float | None = None
     whole: bool = False
 
 

@@ -56,6 +56,7 @@ def hub(request: Request) -> Source:
         digest=settings.get("sha256"),
         identity=f"{settings.get('sha256') or name}@{settings.get('revision')}:{settings.get('split')}",
         revision=revision,
+        fetched=_fetched(loaded) if folder is None else None,
         whole=request.split == "test",
     )
 
@@ -116,6 +117,11 @@ def _revision(loaded: "datasets.Dataset") -> str | None:
     """The commit that was fetched, as the addresses of its files have it."""
     commits = {address.partition("@")[2].partition("/")[0] for address in loaded.info.download_checksums or ()} - {""}
     return min(commits) if len(commits) == 1 else None
+
+
+def _fetched(loaded: "datasets.Dataset") -> float | None:
+    """When its files came into the cache, Unix seconds."""
+    return max((Path(file["filename"]).stat().st_mtime for file in loaded.cache_files), default=None)
 
 
 def _cache() -> Path:
