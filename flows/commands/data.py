@@ -120,11 +120,12 @@ def _folder(task: str, refused: bool) -> Path:
 def _about(folder: Path, split: str) -> dict[str, Any]:
     told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["splits"][split]
     answers = _column(folder / f"{split}.parquet", "answer")
-    sizes = profile.read(folder / profile.FILE)[split].picture_sizes
+    known = profile.read(folder / profile.FILE)[split]
     return {
+        "name": known.source,
         "rows": len(answers),
         "answers": dict(Counter(answers).most_common()),
-        "picture_sizes": dict(sizes),
+        "picture_sizes": dict(known.picture_sizes),
         **{key: told[key] for key in ("source", "licence", "read", "quarantined", "reported")},
     }
 
@@ -139,8 +140,7 @@ def _column(path: Path, name: str) -> list[str]:
 
 def _print_split(task: str, split: str, about: dict[str, Any]) -> None:
     aside = sum(about["quarantined"].values())
-    source = ", ".join(f"{key} {value}" for key, value in about["source"].items() if value is not None)
-    print(f"{task} {split}: {about['rows']} rows, {aside} put aside; {source}; licence {about['licence']}")
+    print(f"{task} {split}: {about['rows']} rows of {about['name']} (licence {about['licence']}), {aside} put aside")
     sizes = ", ".join(f"{size} px ({number})" for size, number in list(about["picture_sizes"].items())[:5])
     print(f"  pictures: {sizes}")
     bars = list(about["answers"].items())

@@ -28,7 +28,7 @@ VERSION = 1
 MOST_VALUES = 60
 # Two samples of one source seem further apart than `Drift.chance` once in so many comparisons.
 FALSE_ALARMS = 1000
-_DRAWS = 20_000
+_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
