@@ -35,8 +35,7 @@ class Pictures(NamedTuple):
 
 def thumbnail(picture: Image.Image) -> bytes:
     """The grey levels of an RGB picture at 48 x 48, row by row: 2304 bytes."""
-    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return small.convert("L").tobytes()
+    return picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0).tobytes()
 
 
 def near_copies(rows: Pictures, others: Pictures) -> dict[int, int]:

@@ -112,14 +112,29 @@ class Index:
             gone = [(one.split, one.position) for one in some if not one.stays]
             self.many("UPDATE rows SET place = NULL WHERE split = ? AND position = ?", gone)
 
-    def rows_of(self, split: str) -> Iterator[tuple[str | None, str, str, int]]:
-        """(place, reason or "", detail, stays) of each row that came from `split`, in the order of reading."""
+    def rows_of(self, split: str) -> Iterator[tuple[str | None, str | None, str | None]]:
+        """(place, reason, detail) of each row that came from `split`, in the order of reading; reason: why it goes."""
         return self.ask(
-            "SELECT place, coalesce(reason, ''), coalesce(detail, ''), stays FROM rows "
-            "LEFT JOIN findings USING (split, position) "
-            "WHERE split = ? ORDER BY position",
+            "SELECT place, reason, detail FROM rows "
+            "LEFT JOIN findings AS f ON f.split = rows.split AND f.position = rows.position AND NOT stays "
+            "WHERE rows.split = ? ORDER BY rows.position",
             split,
         )
+
+    def reported(self, split: str) -> Iterator[tuple[str, str, str]]:
+        """(source, reason, detail) of the rows from `split` that stay although something is wrong with them."""
+        return self.ask(
+            "SELECT source, reason, detail FROM findings JOIN rows USING (split, position) "
+            "WHERE split = ? AND stays ORDER BY position",
+            split,
+        )
+
+    def is_whole(self, split: str) -> bool:
+        """Whether there are rows from `split`, all of them go there, and no others do."""
+        here, elsewhere = self.ask(
+            "SELECT total(split = place), total(split IS NOT place) FROM rows WHERE split = ?1 OR place = ?1", split
+        ).fetchone()
+        return bool(here and not elsewhere)
 
     def sizes(self, place: str) -> np.ndarray:
         """Width and height of the pictures that go to a split, in the order of its file: (rows, 2), int32."""

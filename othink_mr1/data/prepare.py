@@ -194,28 +194,39 @@ def _jobs(key: str, source: Source) -> Iterator[Job]:
 
 
 def _write_all(splits: dict[str, Split], index: Index, folder: Path, quarantine: ParquetSink) -> None:
-    """Second pass: the rows that wait go to the split they are for, or to quarantine."""
+    """Second pass: the rows that wait go to the split they are for, or to quarantine.
+
+    A file from which no row goes and to which none comes is the split's already.
+    """
+    for split, found in splits.items():
+        for row_source, complaint, more in index.reported(split):
+            found.report(row_source, complaint, more)
+    whole = {split for split in splits if index.is_whole(split)}
+    for split in whole:
+        splits[split].rows = index.count(split)
+        (folder / _WAITING.format(split=split)).rename(folder / f"{split}.parquet")
     with ExitStack() as stack:
-        sinks = {split: stack.enter_context(ParquetSink(folder / f"{split}.parquet", SCHEMA)) for split in SPLITS}
-        for split, found in list(splits.items()):
+        sinks = {
+            split: stack.enter_context(ParquetSink(folder / f"{split}.parquet", SCHEMA))
+            for split in SPLITS
+            if split not in whole
+        }
+        for split, found in splits.items():
             waiting = _waiting(folder / _WAITING.format(split=split))
-            for row, (place, reason, detail, stays) in zip(waiting, index.rows_of(split), strict=True):
-                if reason and not stays:
+            for row, (place, reason, detail) in zip(waiting, index.rows_of(split), strict=split not in whole):
+                if reason:
                     same = {name: row[name] for name in ("task", "split", "source", "image", "problem", "answer")}
                     _put_aside(found, quarantine, {**same, "reason": reason, "detail": printable(detail)})
-                    continue
-                if reason:
-                    found.report(row["source"], reason, detail)
-                if place is None:
+                elif place is None:
                     found.not_sampled += 1
-                    continue
-                found.drawn += place != split
-                splits[place].rows += 1
-                sinks[place].write({**row, "split": place})
+                else:
+                    found.drawn += place != split
+                    splits[place].rows += 1
+                    sinks[place].write({**row, "split": place})
 
 
 def _waiting(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():  # a validation split that is drawn from train has no rows of its own
+    if path.exists():  # not there: a whole file, or a validation split that is drawn from train
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group).to_pylist()

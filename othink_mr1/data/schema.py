@@ -79,6 +79,15 @@ def sample_id(task: str, pixels_sha256: str, problem: str, answer: str) -> str:
     return pixels_sha256[:16] + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def _column(rows: list[Mapping[str, Any]], field: pa.Field) -> pa.Array:
+    """One column of the rows. (`Table.from_pylist` takes seven times as long for pictures.)"""
+    values = [row[field.name] for row in rows]
+    if field.type != _IMAGE:
+        return pa.array(values, field.type)
+    parts = [pa.array([picture[part.name] for picture in values], part.type) for part in _IMAGE]
+    return pa.StructArray.from_arrays(parts, fields=list(_IMAGE))
+
+
 class ParquetSink:
     """Writes rows to one parquet file, a row group at a time, so that memory does not grow with their number.
 
@@ -112,7 +121,8 @@ class ParquetSink:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            columns = [_column(self._waiting, field) for field in self._schema]
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
             self._waiting, self._waiting_bytes = [], 0
 
     def close(self) -> None:

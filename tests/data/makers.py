@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from othink_mr1.data.prepare import Prepared
 from othink_mr1.data.schema import SCHEMA, ParquetSink
 
 
@@ -54,3 +55,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         for one in rows:
             sink.write(one)
     return sink.rows
+
+
+def balance(prepared: Prepared) -> None:
+    """accepted + quarantined = read, in numbers."""
+    for split, found in prepared.splits.items():
+        own = found.rows if split != "validation" or found.source != "train" else 0
+        assert found.read == own + found.drawn + found.not_sampled + sum(found.quarantined.values())

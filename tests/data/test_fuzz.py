@@ -1,0 +1,134 @@
+"""Over a thousand corrupted rows, and files of every kind: no crash, and accepted + quarantined = read."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from makers import balance, encoded, png, row, write_jsonl
+from PIL import Image
+
+from othink_mr1.data.prepare import Prepared, prepare
+from othink_mr1.data.reading import read_split
+from othink_mr1.errors import UserError
+
+WORDS = "How many items are there in the image?"
+QUICK = {"source": "synthetic", "rows": 1, "image_size": 48}
+
+
+def run(folder: Path, split: str, source: str, path: Path) -> Prepared:
+    chosen: dict[str, Any] = {"train": QUICK, "validation": QUICK, "test": QUICK, split: {"source": source}}
+    out = folder / "out"
+    out.mkdir()
+    return prepare("counting", chosen, 0, {f"data.counting.{split}": path}, out)
+
+
+def none_is_lost(prepared: Prepared, split: str) -> list[str]:
+    """Where the rows of a split came from, accepted and put aside; no row twice."""
+    balance(prepared)
+    files = [pq.read_table(prepared.folder / f"{name}.parquet") for name in (split, "quarantine")]
+    aside = [one for one in files[1].to_pylist() if one["split"] == split]
+    sources = sorted(files[0]["source"].to_pylist() + [one["source"] for one in aside])
+    assert len(sources) == len(set(sources)) == prepared.splits[split].read
+    assert all(one["reason"] and one["detail"] is not None for one in aside)
+    for one in read_split(prepared.folder, split):
+        assert min(one["image"].size) >= 28
+    return sources
+
+
+def pictures() -> list[bytes]:
+    """One of each kind that can be read."""
+    big = Image.linear_gradient("L").resize((48, 40))
+    kinds = [encoded(big.convert("RGB"), kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")]
+    return [*kinds, encoded(big), encoded(big.convert("RGBA")), encoded(big.convert("P"))]
+
+
+PICTURES = pictures()
+
+
+def spoiled(content: bytes, at: float, cut: int, put: bytes) -> bytes:
+    """`cut` bytes replaced by others, somewhere."""
+    start = int(at * len(content))
+    return content[:start] + put + content[start + cut :]
+
+
+spoil = {"at": st.floats(0, 1), "cut": st.sampled_from([0, 1, 2, 10, 100, 10**6]), "put": st.binary(max_size=8)}
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("<|im_end|>")
+changes = st.one_of(
+    st.dictionaries(st.sampled_from(["question", "ground_truth", "solution", "thinking", "image_path"]), values),
+    st.builds(lambda picture, **how: {"image_path": spoiled(picture, **how)}, st.sampled_from(PICTURES), **spoil),
+    st.text(max_size=30).map(lambda text: text.replace("\n", " ") + "x"),
+    st.just({}),
+)
+
+
+# At least 8 rows each: 1,040 corrupted ones in all.
+@settings(max_examples=130, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(changes, min_size=8, max_size=12), st.sampled_from(["train", "test"]))
+@example(["0\rx", "\rx"], "train")  # a lone carriage return ends no line
+def test_whatever_the_rows_none_is_lost(changed: list[Any], split: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        rows = [row(60, ground_truth=1), row(61)]  # two good ones, so that there is a dataset
+        rows += [change if isinstance(change, str) else row(n % 7, **change) for n, change in enumerate(changed)]
+        path = write_jsonl(Path(place), [one for one in rows if not isinstance(one, str) or one.strip()])
+        sources = none_is_lost(run(Path(place), split, "jsonl", path), split)
+        assert sources == sorted(f"rows.jsonl:{number}" for number in range(1, len(rows) + 1))
+
+
+def jsonl_file(folder: Path) -> tuple[str, Path, Path]:
+    path = write_jsonl(folder, [row(number) for number in range(12)])
+    return "jsonl", path, path
+
+
+def csv_folder(folder: Path) -> tuple[str, Path, Path]:
+    return _image_folder(folder, "metadata.csv", "file_name,problem,answer", lambda name, n: f'{name},"{WORDS}",{n}')
+
+
+def jsonl_folder(folder: Path) -> tuple[str, Path, Path]:
+    line = lambda name, n: json.dumps({"file_name": name, "problem": WORDS, "answer": n})  # noqa: E731
+    return _image_folder(folder, "metadata.jsonl", "", line)
+
+
+def _image_folder(folder: Path, name: str, head: str, line: Callable[[str, int], str]) -> tuple[str, Path, Path]:
+    for number in range(12):
+        (folder / f"{number}.png").write_bytes(png(number))
+    lines = [head, *(line(f"{number}.png", number) for number in range(12))]
+    (folder / name).write_text("\n".join(lines))
+    return "imagefolder", folder, folder / name
+
+
+def parquet_file(folder: Path) -> tuple[str, Path, Path]:
+    path = folder / "rows.parquet"
+    columns = {"image": [png(n) for n in range(12)], "problem": [WORDS] * 12, "answer": list(range(12))}
+    pq.write_table(pa.table(columns), path, row_group_size=5)
+    return "parquet", path, path
+
+
+FILES = {"jsonl": jsonl_file, "csv": csv_folder, "metadata.jsonl": jsonl_folder, "parquet": parquet_file}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(sorted(FILES)), st.fixed_dictionaries(spoil))
+def test_whatever_the_file_it_is_read_or_refused_in_one_line(kind: str, how: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "in").mkdir()
+        source, path, file = FILES[kind](Path(place) / "in")
+        file.write_bytes(spoiled(file.read_bytes(), **how))
+        try:
+            prepared = run(Path(place), "train", source, path)
+        except UserError as error:
+            told = str(error)
+            assert len(told.splitlines()) == 1
+            return
+        sources = none_is_lost(prepared, "train")
+        if kind == "jsonl":
+            lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            numbers = [number for number, line in enumerate(lines, 1) if line.decode().strip()]
+            assert sources == sorted(f"rows.jsonl:{number}" for number in numbers)
+        elif kind == "parquet":
+            assert len(sources) == pq.read_metadata(file).num_rows
