@@ -297,8 +297,8 @@ class Grpo(Training):
     num_iterations: Count | None = None
     dynamic_sample: bool | None = None
     max_resample_times: Count | None = None
-    rollout_batch_size: Annotated[int, Field(ge=0)] | None = None
-    tokens_per_pass: Annotated[int, Field(ge=0)] | None = None
+    rollout_batch_size: Annotated[Integer, Field(ge=0)] | None = None
+    tokens_per_pass: Annotated[Integer, Field(ge=0)] | None = None
     logprob_chunk: Count | None = None
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Trains one method on one task, from the base model or from its own last checkpoint.
 
-Out: models/<method>-<task>, training/<method>-<task>/curves.csv and, with times, log.jsonl.
+Out: models/<method>-<task>, and in training/<method>-<task> curves.csv, log.jsonl (with times) and the completions of
+every logged step (SFT samples none).
 """
 
 import argparse
@@ -35,6 +36,7 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
 
     from othink_mr1.data.reading import read_split
     from othink_mr1.models.loading import load_model, load_processor
+    from othink_mr1.training.completions import CompletionsFolder
     from othink_mr1.training.estimate import require_memory, savings
     from othink_mr1.training.fingerprint import home
     from othink_mr1.training.needs import job_of, memory_of_device
@@ -63,10 +65,15 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
         **settings,
     )
 
-    def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
-        return Trainer(load_model(base), config, processor, train, validation, callbacks, greedy_accuracy)
+    outputs = Outputs(f"{method}-{task}")
+    sampled = CompletionsFolder(outputs.completions, mine.folder / "completions")
+    options = {} if method == "sft" else {"record": sampled}
 
-    run(make_trainer, mine, Outputs(f"{method}-{task}"), stage, savings(job))
+    def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
+        callbacks = [*callbacks, sampled]
+        return Trainer(load_model(base), config, processor, train, validation, callbacks, greedy_accuracy, **options)
+
+    run(make_trainer, mine, outputs, stage, savings(job))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def packed_logprobs(
         features: of the prompts' pictures, where they are known already.
 
     Returns:
-        Two float32 tensors (B, G, C): log-probabilities, and (without gradient) entropies in nats; zero where the
+        Two tensors (B, G, C) of float32 (of float64 for such a model): log-probabilities, and (without gradient) entropies in nats; zero where the
         completions are padded.
     """
     features = image_features(model, batch.prompts) if features is None else features
@@ -152,7 +152,9 @@ def chunked_logprobs(
     """
 
     def one(part: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        all_logprobs = (head(part).float() / temperature).log_softmax(-1)
+        logits = head(part)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        all_logprobs = (logits / temperature).log_softmax(-1)
         with torch.no_grad():
             entropy = -(all_logprobs.exp() * all_logprobs).sum(-1)
         return all_logprobs.gather(-1, target[:, None])[:, 0], entropy

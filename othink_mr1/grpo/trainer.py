@@ -7,6 +7,7 @@ weight.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -362,7 +363,7 @@ class GRPODTrainer(VisionLanguageTrainer):
                 "prompt": group.sample.get("prompt", group.sample["problem"]),
                 "solution": group.sample["solution"],
                 "completion": text,
-                **{name: rewards[i].item() for i, (name, _) in enumerate(self.rewards)},
+                **{name: _known(rewards[i].item()) for i, (name, _) in enumerate(self.rewards)},
                 "reward": reward.item(),
                 "advantage": advantage.item(),
             }
@@ -417,6 +418,10 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     model.eval()
     yield
     model.train()
+
+
+def _known(reward: float) -> float | None:
+    return None if math.isnan(reward) else reward
 
 
 def _std(values: torch.Tensor) -> float:

@@ -51,6 +51,10 @@ class Outputs:
         return Path("training") / self.name / "curves.csv"
 
     @property
+    def completions(self) -> Path:
+        return Path("training") / self.name / "completions"
+
+    @property
     def log(self) -> Path:
         return Path("training") / self.name / "log.jsonl"
 
