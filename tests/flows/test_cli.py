@@ -146,11 +146,20 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "status", "report", "models", "promote", "rollback", "predict", "score", "ui"]
+    "command",
+    [
+        *("run", "status", "report", "models", "promote", "rollback", "predict", "score", "ui", "data"),
+        *("data show", "data diff", "data quarantine", "data accept"),
+    ],
 )
 def test_every_command_has_a_help(command: str) -> None:
     done = subprocess.run(
-        othink_command(command, "--help"), cwd=REPO, capture_output=True, text=True, check=False, env=os.environ
+        othink_command(*command.split(), "--help"),
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
     )
     assert done.returncode == 0
     assert len(done.stdout) > 100
