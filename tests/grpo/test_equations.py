@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from othink_mr1.grpo.advantages import group_advantages
-from othink_mr1.grpo.kl import KLSchedule
+from othink_mr1.grpo.kl import AdaptiveKL, KLSchedule
 from othink_mr1.grpo.loss import grpo_loss, k3
 
 
@@ -113,3 +113,47 @@ def test_without_a_reference_there_is_no_kl() -> None:
     loss, stats = grpo_loss(logprobs, logprobs, None, torch.tensor([[1.0, -1.0]]), torch.ones(1, 2, 3), 0.1, 0.2)
     assert loss == 0
     assert "kl" not in stats
+
+
+def test_the_controller_is_zieglers() -> None:
+    control = AdaptiveKL(beta=0.1, target=0.05, horizon=10)
+    for kl, factor in ((0.05, 1.0), (0.055, 1.01), (5.0, 1.02), (0.0, 0.98), (math.nan, 1.0)):
+        before = control.beta
+        assert control(1, 10) == before
+        control.update(kl)
+        assert control.beta == pytest.approx(before * factor)
+    with pytest.raises(ValueError, match="beta is 0; it should be above 0"):
+        AdaptiveKL(beta=0, target=0.05, horizon=10)
+
+
+def test_advantages_by_other_scales() -> None:
+    rewards = torch.randn(3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    centred = rewards - rewards.mean(1, keepdim=True)
+    torch.testing.assert_close(group_advantages(rewards, "none"), centred)
+    torch.testing.assert_close(group_advantages(rewards, "batch"), centred / (rewards.std() + 1e-4))
+
+
+def test_losses_of_other_types_and_a_higher_clip() -> None:
+    generator = torch.Generator().manual_seed(3)
+    new, old = (torch.randn(2, 3, 5, dtype=torch.double, generator=generator) for _ in range(2))
+    advantages = torch.randn(2, 3, dtype=torch.double, generator=generator)
+    mask = (torch.arange(5) < torch.tensor([[5, 1, 3], [2, 0, 4]])[..., None]).double()
+    ratio = (new - old).exp()
+    gain = torch.minimum(ratio * advantages[..., None], ratio.clamp(0.8, 1.5) * advantages[..., None]) * mask
+    given = (new, old, None, advantages, mask, 0.0, 0.2, 0.5)
+    assert grpo_loss(*given, "dr_grpo", 7)[0] == pytest.approx(-gain.sum().item() / (6 * 7))
+    assert grpo_loss(*given, "dapo")[0] == pytest.approx(-gain.sum().item() / 15)
+    assert grpo_loss(*given, "dapo", total_tokens=30.0)[0] == pytest.approx(-gain.sum().item() / 30)
+    stats = grpo_loss(*given)[1]
+    high = ((ratio > 1.5) & (advantages[..., None] > 0)) * mask
+    assert stats["clip_ratio/high_mean"] == pytest.approx(high.sum().item() / 15)
+
+
+def test_a_ratio_without_bounds_stays_finite() -> None:
+    new = torch.tensor([[[900.0, 0.0]]], requires_grad=True)
+    old = torch.tensor([[[0.0, 900.0]]])
+    for advantage in (0.0, 1.0, -1.0):
+        loss, _ = grpo_loss(new, old, None, torch.tensor([[advantage]]), torch.ones(1, 1, 2), 0.0, 0.2)
+        (gradient,) = torch.autograd.grad(loss, new)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from othink_mr1.grpo import rollout as rollout_module
 from othink_mr1.grpo.rollout import Sampling, choose, completions, generate, greedy, noise
+from othink_mr1.grpo.shared_prefix import PackedBatch, install
 from othink_mr1.models.processor import PromptBatch
 from tests.grpo.families import FAMILIES, QUESTIONS, model, pictures, processor
 
@@ -121,3 +123,49 @@ def test_all_end_at_once_and_none_ends(tools) -> None:
     assert cut.completion_mask.sum().item() == 27
     assert not cut.ended.any()
     assert all(c.clipped for c in greedy(net, tools, pictures(3), QUESTIONS, 4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_logprobs_of_what_was_sampled_are_those_of_the_packed_pass(tools, family: str) -> None:
+    net = model(family, tools)
+    prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
+    sampling = Sampling(9, temperature=1.3, top_p=0.9)
+    rollout = generate(net, tools, prompts, sampling, 4, noise(0, 0, [0, 1, 2], 4, 9))
+    install(net)
+    shape = (3, 4, -1)
+    batch = PackedBatch(
+        prompts, rollout.position_ids, rollout.completion_ids.view(shape), rollout.completion_mask.view(shape)
+    )
+    expected, _ = net(packed=batch, temperature=1.3)
+    torch.testing.assert_close(rollout.logprobs.view(shape), expected, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_leave_change_nothing_for_those_that_stay(tools, family: str, monkeypatch) -> None:
+    """With the end token likely, rows end at every length; kept in the batch to the end, they give the same."""
+    net = model(family, tools, scale=1.5)
+    prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
+    uniforms = noise(0, 0, [0, 1, 2], 8, 24)
+    end = tools.tokenizer.eos_token_id
+    head = net.lm_head.forward
+    monkeypatch.setattr(net.lm_head, "forward", lambda s: head(s).index_add(-1, torch.tensor([end]), _likely(s)))
+    shrunk = generate(net, tools, prompts, Sampling(24), 8, uniforms)
+    lengths = shrunk.completion_mask.sum(1)
+    assert len(set(lengths.tolist())) > 5
+    monkeypatch.setattr(rollout_module, "_SHRINK_AT", 1.0)
+    kept = generate(net, tools, prompts, Sampling(24), 8, uniforms)
+    assert torch.equal(shrunk.completion_ids, kept.completion_ids)
+    assert torch.equal(shrunk.ended, kept.ended)
+
+
+def _likely(states: torch.Tensor) -> torch.Tensor:
+    return torch.full((*states.shape[:-1], 1), 3.5)
+
+
+def test_joined_prompts_are_those_of_one_encoding(tools) -> None:
+    shots = [*pictures(2), *pictures(1, width=64)]
+    whole = tools.encode(QUESTIONS, shots)
+    parts = [tools.encode(QUESTIONS[:2], shots[:2]), tools.encode(QUESTIONS[2:], shots[2:])]
+    joined = PromptBatch.join(parts, tools.tokenizer.pad_token_id)
+    for name in whole.__dataclass_fields__:
+        assert torch.equal(getattr(joined, name), getattr(whole, name)), name

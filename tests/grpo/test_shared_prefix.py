@@ -1,10 +1,14 @@
 """The packed pass is exact: values and all gradients are those of repeated rows."""
 
+import types
+
 import pytest
 import torch
 
+from othink_mr1.grpo import attention
 from othink_mr1.grpo.rollout import Sampling, generate, noise
-from othink_mr1.grpo.shared_prefix import PackedBatch, chunked_logprobs, install
+from othink_mr1.grpo.shared_prefix import PackedBatch, chunked_logprobs, install, parts
+from othink_mr1.models.passes import image_features, prompt_positions
 from othink_mr1.models.processor import PromptBatch
 from tests.grpo.families import FAMILIES, QUESTIONS, model, pictures, processor
 
@@ -34,31 +38,108 @@ def gradients(net: torch.nn.Module, value: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+LENGTHS = {
+    "full": None,
+    "odd": [[7, 1, 3], [2, 7, 4], [1, 1, 1]],
+    "one prompt without any": [[0, 0, 0], [2, 5, 7], [0, 1, 0]],
+}
+
+
+def mask_of(lengths: list[list[int]] | None) -> torch.Tensor:
+    counts = torch.full((3, GROUP), LENGTH) if lengths is None else torch.tensor(lengths)
+    return (torch.arange(LENGTH) < counts[..., None]).long()
+
+
+def in_float64_throughout(net: torch.nn.Module) -> None:
+    """The models' RMSNorm computes in float32 whatever it is given; here it does not."""
+
+    def forward(self: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+        variance = states.pow(2).mean(-1, keepdim=True)
+        return self.weight * (states * torch.rsqrt(variance + self.variance_epsilon))
+
+    for module in net.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = types.MethodType(forward, module)
+
+
+@pytest.mark.parametrize(("checkpointing", "tokens_per_pass"), [(False, 0), (True, 0), (False, 1), (False, 40)])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_values_and_gradients_are_those_of_repeated_rows(family: str, checkpointing: bool) -> None:
+def test_values_and_gradients_are_those_of_repeated_rows(
+    family: str, lengths: list[list[int]] | None, checkpointing: bool, tokens_per_pass: int
+) -> None:
     tools = processor()
     net = model(family, tools, scale=2.0).double()
+    in_float64_throughout(net)
     # Prompts of three lengths and pictures of two shapes: left padding and several grids in one batch.
     prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
     prompts.pixel_values = prompts.pixel_values.double()
+    mask = mask_of(lengths)
     completions = torch.randint(10, 250, (3, GROUP, LENGTH), generator=torch.Generator().manual_seed(1))
-    weight = torch.randn(completions.shape, dtype=torch.double, generator=torch.Generator().manual_seed(2))
-    positions = generate(net, tools, prompts, Sampling(1, temperature=0.0)).position_ids
+    weight = mask * torch.randn(completions.shape, dtype=torch.double, generator=torch.Generator().manual_seed(2))
 
-    expected = repeated_logprobs(net, prompts, completions)
+    expected = repeated_logprobs(net, prompts, completions) * mask
     expected_gradients = gradients(net, (expected * weight).sum())
     install(net)
     if checkpointing:
         net.train()
         net.gradient_checkpointing_enable({"use_reentrant": False})
-    found, _ = net(packed=PackedBatch(prompts, positions, completions), chunk=5)
-    found_gradients = gradients(net, (found.double() * weight).sum())
+    batch = PackedBatch(prompts, prompt_positions(net, prompts), completions, mask)
+    found, _ = net(packed=batch, chunk=5, tokens_per_pass=tokens_per_pass)
+    found_gradients = gradients(net, (found * weight).sum())
 
-    # The log-softmax is computed in float32, whatever the model's precision.
-    assert (found - expected).abs().max() < 2e-6
-    assert (found_gradients - expected_gradients).norm() < 1e-6 * expected_gradients.norm()
+    assert (found - expected).abs().max() < 1e-9
+    assert (found_gradients - expected_gradients).norm() < 1e-9 * expected_gradients.norm()
     assert expected_gradients.norm() > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_other_attention_is_exact_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs where the CPU's flash kernel does not."""
+    tools = processor()
+    net = model(family, tools, scale=2.0)
+    prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
+    mask = mask_of(LENGTHS["odd"])
+    completions = torch.randint(10, 250, (3, GROUP, LENGTH), generator=torch.Generator().manual_seed(1))
+    install(net)
+    batch = PackedBatch(prompts, prompt_positions(net, prompts), completions, mask)
+    results = []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(attention, "completion_attention", attention.plain_completion_attention)
+        found, _ = net(packed=batch)
+        results.append((found, gradients(net, found.sum())))
+    (one, one_gradient), (other, other_gradient) = results
+    torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+    assert (one_gradient - other_gradient).norm() < 1e-5 * one_gradient.norm()
+    assert not torch.equal(one, other)
+
+
+def test_parts_are_as_few_as_the_limit_allows() -> None:
+    tools = processor()
+    prompts = tools.encode(QUESTIONS[:1], pictures(1))
+    size = prompts.input_ids.shape[1]
+    mask = (torch.arange(9) < torch.tensor([[[9], [1], [4], [5]]])).long()
+    batch = PackedBatch(prompts, torch.zeros(3, 1, size), torch.zeros(1, 4, 9, dtype=torch.long), mask)
+    assert list(parts(batch, 0)) == [(0, 4)]
+    assert list(parts(batch, size + 19)) == [(0, 4)]
+    assert list(parts(batch, size + 10)) == [(0, 2), (2, 4)]
+    assert list(parts(batch, 1)) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_that_are_known_are_not_computed_again(family: str) -> None:
+    tools = processor()
+    net = model(family, tools)
+    install(net)
+    prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
+    completions = torch.randint(10, 250, (3, GROUP, LENGTH), generator=torch.Generator().manual_seed(1))
+    batch = PackedBatch(prompts, prompt_positions(net, prompts), completions)
+    expected, _ = net(packed=batch)
+    known = image_features(net, prompts)
+    net.model.visual = None  # whoever asked for it would fail
+    found, _ = net(packed=batch, features=known)
+    assert torch.equal(found, expected)
 
 
 def test_a_completion_does_not_see_its_neighbours() -> None:
