@@ -25,7 +25,15 @@ _STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE, _PARAM_LENGTH = 1000, 100, 6000
 
 # What a person wants to open beside the curves. Weights stay out: DVC and the registry have them.
-_ARTIFACTS = {"curves.csv", "log.jsonl", "metrics.json", "predictions.parquet", "params.yaml", "provenance.json"}
+_ARTIFACTS = {
+    "curves.csv",
+    "log.jsonl",
+    "metrics.json",
+    "predictions.parquet",
+    "params.yaml",
+    "profile.json",
+    "provenance.json",
+}
 
 
 class StageMirror:

@@ -23,7 +23,7 @@ h4, h5, h6 { font-size: 1rem; margin: .2rem 0 }
 header { padding: .5rem 0; border-bottom: 1px solid var(--rule) }
 table { border-collapse: collapse; margin: .4rem 0; background: var(--card); font-variant-numeric: tabular-nums }
 th, td { border: 1px solid var(--rule); padding: .35rem .6rem; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; min-width: 4.5rem } th { white-space: nowrap } thead[hidden] { display: none }
+  overflow-wrap: anywhere; min-width: 6rem } th { white-space: nowrap } thead[hidden] { display: none }
 .number { text-align: right }
 .good, .text-success { color: var(--good) } .bad, .text-danger { color: var(--bad) }
 .open, .text-warning { color: var(--open) } .soft { color: var(--soft) }

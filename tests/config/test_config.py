@@ -225,7 +225,8 @@ def test_a_dataset_of_the_hub_is_known_by_its_name_and_one_in_a_folder_by_its_co
     def train(*overrides: str) -> dict:
         return resolved("data.counting.train={source: hub, name: some/data}", *overrides)["data"]["counting"]["train"]
 
-    assert train() == {"source": "hub", "name": "some/data", "split": "train", "revision": None, "columns": {}}
+    by_name = {"source": "hub", "name": "some/data", "split": "train", "revision": None, "columns": {}}
+    assert train() == {**by_name, "licence": None}
     assert train("data.counting.train.revision=abc") != train() != train("data.counting.train.split=val")
     (tmp_path / "train.parquet").write_bytes(b"rows")
     params = resolved(f"data.counting.train={{source: hub, name: {tmp_path}}}")
@@ -260,7 +261,7 @@ def test_another_source_brings_its_own_keys(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}\n")
     path = f"data.counting.test.path={tmp_path / 'rows.jsonl'}"
     params = resolved("data.counting.test.source=jsonl", path)
-    assert set(params["data"]["counting"]["test"]) == {"source", "sha256"}
+    assert set(params["data"]["counting"]["test"]) == {"source", "sha256", "licence"}
     assert params["local"]["paths"] == {"data.counting.test": str(tmp_path / "rows.jsonl")}
 
 
