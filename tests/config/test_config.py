@@ -231,7 +231,7 @@ def test_a_dataset_of_the_hub_is_known_by_its_name_and_one_in_a_folder_by_its_co
     (tmp_path / "train.parquet").write_bytes(b"rows")
     params = resolved(f"data.counting.train={{source: hub, name: {tmp_path}}}")
     assert params["local"]["paths"] == {"data.counting.train": str(tmp_path)}
-    assert set(params["data"]["counting"]["train"]) == {"source", "split", "revision", "columns", "sha256"}
+    assert set(params["data"]["counting"]["train"]) == {"source", "split", "revision", "columns", "sha256", "licence"}
 
 
 @pytest.mark.parametrize(
