@@ -25,35 +25,52 @@ SHAPES = {
     "r1v": {"picture_side": 368, "completion": 64},
     "long": {"picture_side": 512, "completion": 256},
 }
+_PASSES = ("step", "rollout", "reference", "training")
 
 
-def measure(shape: Shape, steps: int, peers: list[str]) -> dict[str, Any]:
-    """Medians of `steps` paired steps after one that warms up."""
+def measure(shape: Shape, steps: int, names: list[str]) -> dict[str, Any]:
+    """Medians of `steps` paired steps, after one that warms up and before one whose operations are counted."""
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(shape).items()]
     sides = {
-        name: Side("benchmarks.grpo_sides", shape.threads, name, f"--steps={steps + 1}", *arguments) for name in peers
+        name: Side("benchmarks.grpo_sides", shape.threads, name, f"--steps={steps + 2}", *arguments) for name in names
     }
     try:
         turns = [{name: side.step() for name, side in sides.items()} for _ in range(steps + 1)][1:]
+        counted = {name: side.step("count") for name, side in sides.items()}
     finally:
         for side in sides.values():
             side.close()
-    return {name: _summary([turn[name] for turn in turns], side.facts, shape) for name, side in sides.items()}
+    peak = matrix_throughput(shape.threads)
+    found = {name: _summary([t[name] for t in turns], counted[name], sides[name].facts, shape, peak) for name in names}
+    return found | {"matrix_gflops": peak / 1e9}
 
 
-def _summary(turns: list[dict[str, Any]], facts: dict[str, Any], shape: Shape) -> dict[str, Any]:
-    step = statistics.median(turn["step_s"] for turn in turns)
-    phases = {name: statistics.median(turn["phases"].get(name, 0.0) for turn in turns) for name in turns[-1]["phases"]}
-    phases["training"] = step - sum(phases.values())
+def _summary(
+    turns: list[dict[str, Any]], counted: dict[str, Any], facts: dict[str, Any], shape: Shape, peak: float
+) -> dict[str, Any]:
+    seconds, operations = _medians(turns), _medians([counted])
     tokens = shape.prompts * shape.group * shape.completion
     return {
-        "step_s": step,
-        "phases_s": phases,
-        "sampled_tokens_per_s": tokens / step,
+        "step_s": seconds["step"],
+        "phases_s": {name: value for name, value in seconds.items() if name != "step"},
+        "gflop": {name: value / 1e9 for name, value in operations.items() if name in seconds},
+        "roofline": {
+            name: operations.get(name, 0) / peak / value for name, value in seconds.items() if name in _PASSES
+        },
+        "sampled_tokens_per_s": tokens / seconds["step"],
         "memory_mb": max(turn["peak_mb"] for turn in turns) - facts["baseline_mb"],
         "prompt_tokens": facts["prompt_tokens"],
         "parameters": facts["parameters"],
     }
+
+
+def _medians(turns: list[dict[str, Any]]) -> dict[str, float]:
+    """Of whole steps and their phases; `training` is what is no other phase: forward, backward and optimiser."""
+    found = {"step": statistics.median(turn["step"] for turn in turns)}
+    for name in turns[-1]["phases"]:
+        found[name] = statistics.median(turn["phases"].get(name, 0.0) for turn in turns)
+    found["training"] = found["step"] - sum(value for name, value in found.items() if name != "step")
+    return found
 
 
 def matrix_throughput(threads: int, size: int = 1536, repeats: int = 5) -> float:
@@ -81,12 +98,11 @@ def main() -> None:
     shape = Shape(**SHAPES[chosen.shape], group=chosen.group, prompts=chosen.prompts, threads=chosen.threads)
     found = measure(shape, chosen.steps, ["ours"] if chosen.peer == "none" else ["ours", chosen.peer])
     result = {"shape": chosen.shape, **asdict(shape), **_beside(found), **found}
-    result["matrix_gflops"] = matrix_throughput(chosen.threads) / 1e9
     print(json.dumps(result) if chosen.json else json.dumps(result, indent=1))
 
 
 def _beside(found: dict[str, Any]) -> dict[str, Any]:
-    ours, peer = found["ours"], next((side for name, side in found.items() if name != "ours"), None)
+    ours, peer = found["ours"], found.get("trl")
     if peer is None:
         return {"ours_s": ours["step_s"], "ours_mb": ours["memory_mb"]}
     return {

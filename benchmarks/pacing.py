@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
+
+from benchmarks.flops import counter
 
 _MB = 1 << 20
 
@@ -35,22 +38,26 @@ def forget_peak() -> None:
 class Turns(TrainerCallback):
     """Holds a trainer at the end of every step until the other side of the pipe asks for one more.
 
-    A step lasts from being asked for to its end: loading and encoding its data are part of it.
+    A step lasts from its being asked for to its end: loading and encoding its data are part of it.
     """
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
         self.phases: dict[str, float] = defaultdict(float)
         self._began = 0.0
+        self._counter: FlopCounterMode | None = None  # while a step's operations are counted instead of its seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the time that its block takes to the step's phase."""
-        began = time.perf_counter()
+        """Adds what its block costs to the step's phase."""
+        began = self._spent()
         try:
             yield
         finally:
-            self.phases[name] += time.perf_counter() - began
+            self.phases[name] += self._spent() - began
+
+    def _spent(self) -> float:
+        return time.perf_counter() if self._counter is None else self._counter.get_total_flops()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, with its time counted as the phase `name`."""
@@ -68,16 +75,22 @@ class Turns(TrainerCallback):
         self._wait()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        seconds = time.perf_counter() - self._began
-        self.say(step_s=seconds, phases=dict(self.phases), peak_mb=memory_mb("VmHWM"))
+        self.say(step=self._spent() - self._began, phases=dict(self.phases), peak_mb=memory_mb("VmHWM"))
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self._counter = None
         if state.global_step < state.max_steps:
             self._wait()
 
     def _wait(self) -> None:
-        if sys.stdin.readline().strip() != "step":
+        asked = sys.stdin.readline().strip()
+        if asked not in ("time", "count"):
             raise SystemExit("the benchmark has ended")
+        if asked == "count":
+            self._counter = counter()
+            self._counter.__enter__()
         self.phases.clear()
-        self._began = time.perf_counter()
+        self._began = self._spent()
 
 
 class Side:
@@ -96,10 +109,14 @@ class Side:
         )
         self.facts = self._answer()
 
-    def step(self) -> dict[str, Any]:
-        """Trains one step and gives `{"step_s", "phases", "peak_mb"}`."""
+    def step(self, what: str = "time") -> dict[str, Any]:
+        """Trains one step and gives `{"step", "phases", "peak_mb"}`.
+
+        Args:
+            what: "time": seconds; "count": floating-point operations, which take longer to count than to do.
+        """
         assert self.process.stdin is not None
-        print("step", file=self.process.stdin, flush=True)
+        print(what, file=self.process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
