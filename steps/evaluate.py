@@ -3,11 +3,14 @@
     python -m steps.evaluate --model grpo_d-counting
 
 Reads models/<model> and data/<task>/test.parquet; writes evaluation/<model>/predictions.parquet and metrics.json.
-The base also answers a direct prompt, because it often scores higher so (R1-V#72).
+The base also answers a direct prompt, because it often scores higher so (R1-V#72). Finished batches are kept in
+.othink/checkpoints/, so a run that was killed goes on where it was and ends with the same files.
 """
 
 import argparse
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,6 @@ from steps import harness
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from othink_mr1.data.reading import Samples
     from othink_mr1.models.processor import Processor
 
 
@@ -39,7 +41,10 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
     """
     from othink_mr1.data.reading import read_split
     from othink_mr1.evaluation import predictions
+    from othink_mr1.evaluation.generate import complete, prompts_of
+    from othink_mr1.evaluation.journal import Journal
     from othink_mr1.evaluation.score import prediction_rows, summarise
+    from othink_mr1.training.fingerprint import home, siblings
 
     answers_r1v.require()
     samples = {task: read_split(Path("data") / task, "test") for task in TASKS}
@@ -47,6 +52,9 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
     total = sum(len(split) for split in samples.values()) * len(kinds)
     stage.progress(0, total, "loading the model")
     model, processor = _load(Path("models") / name, threads)
+    inputs = [Path("models") / name, *(Path("data") / task / "test.parquet" for task in TASKS)]
+    kept = home(f"evaluate@{name}", settings, inputs).folder
+    journal = Journal(kept / "completions.jsonl")
     method, trained_on = predictions.split_model_name(name)
 
     rows: list[dict[str, Any]] = []
@@ -54,7 +62,19 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
     for task in TASKS:
         columns = {column: samples[task].column(column) for column in ("sample_id", "solution")}
         for kind in kinds:
-            prompts, found = _ask(model, processor, samples[task], task, kind, settings, stage, len(rows), total)
+            prompts = prompts_of(samples[task], task, kind)
+            what = f"answering {task}" if kind == "reasoning" else f"answering {task} directly"
+            found = complete(
+                model,
+                processor,
+                samples[task],
+                prompts,
+                settings["max_new_tokens"][task],
+                settings["batch_size"],
+                partial(_tell, stage, what, len(rows), total),
+                journal,
+                f"{task}/{kind}",
+            )
             new = prediction_rows(columns, task, kind, prompts, found, method, trained_on)
             rows += new
             if kind == "reasoning":
@@ -62,6 +82,12 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
             else:
                 tasks[task][kind] = summarise(new)
     predictions.write(Path("evaluation") / name, rows, {"model": name, "tasks": tasks})
+    for folder in (kept, *siblings(kept)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell(stage: harness.Stage, what: str, before: int, total: int, done: int) -> None:
+    stage.progress(before + done, total, what)
 
 
 def _load(folder: Path, threads: int) -> "tuple[PreTrainedModel, Processor]":
@@ -73,30 +99,6 @@ def _load(folder: Path, threads: int) -> "tuple[PreTrainedModel, Processor]":
     # As R1-V: bfloat16 on a GPU. On a CPU float32 is faster, and completions do not depend on the batches.
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     return load_model(folder, dtype), load_processor(folder)
-
-
-def _ask(
-    model: "PreTrainedModel",
-    processor: "Processor",
-    samples: "Samples",
-    task: str,
-    kind: str,
-    settings: dict[str, Any],
-    stage: harness.Stage,
-    before: int,
-    total: int,
-) -> tuple[list[str], list[Any]]:
-    """The prompts of one kind and the completions of them; `before` of `total` answers are there already."""
-    from othink_mr1.evaluation.generate import complete, prompts_of
-
-    prompts = prompts_of(samples, task, kind)
-    what = f"answering {task}" if kind == "reasoning" else f"answering {task} directly"
-
-    def progress(done: int) -> None:
-        stage.progress(before + done, total, what)
-
-    longest = settings["max_new_tokens"][task]
-    return prompts, complete(model, processor, samples, prompts, longest, settings["batch_size"], progress)
 
 
 if __name__ == "__main__":

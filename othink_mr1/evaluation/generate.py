@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from othink_mr1.data.reading import Samples
+from othink_mr1.evaluation.journal import Journal
 from othink_mr1.prompts import direct_prompt, test_prompt
 
 if TYPE_CHECKING:  # torch and transformers are for the one who has a model
@@ -29,6 +30,8 @@ def complete(
     max_new_tokens: int,
     batch_size: int,
     progress: Callable[[int], None] = lambda done: None,
+    journal: Journal | None = None,
+    name: str = "",
 ) -> "list[Completion]":
     """The greedy completion of every sample, in the order of `samples`.
 
@@ -39,6 +42,8 @@ def complete(
         prompts: one text for each sample.
         max_new_tokens: where a completion is cut off.
         progress: is called with the number of samples done.
+        journal: batches that it holds are not answered again, and the others are put into it.
+        name: of these prompts in the journal.
     """
     from othink_mr1.grpo.rollout import greedy
 
@@ -46,9 +51,13 @@ def complete(
     found: dict[int, Completion] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        pictures = [samples[i]["image"] for i in batch]
-        texts = [prompts[i] for i in batch]
-        found.update(zip(batch, greedy(model, processor, pictures, texts, max_new_tokens), strict=True))
+        answers = journal.batch(f"{name}/{start}") if journal else None
+        if answers is None:
+            pictures, texts = [samples[i]["image"] for i in batch], [prompts[i] for i in batch]
+            answers = greedy(model, processor, pictures, texts, max_new_tokens)
+            if journal:
+                journal.add(f"{name}/{start}", answers)
+        found.update(zip(batch, answers, strict=True))
         progress(len(found))
     return [found[i] for i in range(len(order))]
 

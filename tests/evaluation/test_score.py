@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,7 +116,8 @@ def folder(project: Path, model_folder: Path, tmp_path: Path) -> Path:
     (tmp_path / "models" / "base").symlink_to(model_folder)
     (tmp_path / ".othink").mkdir()
     settings = (project / ".othink" / "params.yaml").read_text().replace("counting: 48", "counting: 6")
-    (tmp_path / ".othink" / "params.yaml").write_text(settings.replace("geometry: 48", "geometry: 6"))
+    settings = settings.replace("geometry: 48", "geometry: 6").replace("batch_size: 64", "batch_size: 4")
+    (tmp_path / ".othink" / "params.yaml").write_text(settings)
     return tmp_path
 
 
@@ -132,19 +134,24 @@ def _evaluate(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-def test_the_step_writes_the_same_files_after_a_kill(folder: Path) -> None:
-    first = _evaluate(folder, "--model", "base")
-    status = folder / ".othink" / "stages" / "evaluate@base.json"
-    while first.poll() is None and not status.is_file():
-        pass
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(folder: Path) -> None:
+    out, kept = folder / "evaluation" / "base", folder / ".othink" / "checkpoints"
     outputs = []
-    for _ in range(2):
+    for kill in (False, True):
+        shutil.rmtree(out, ignore_errors=True)
+        if kill:
+            first = _evaluate(folder, "--model", "base")
+            while first.poll() is None and _lines(kept) < 3:
+                pass
+            first.send_signal(signal.SIGKILL)
+            first.communicate()
+            assert 3 <= _lines(kept) < 40
+            (journal,) = kept.glob("*/completions.jsonl")
+            journal.write_bytes(journal.read_bytes()[:-5])  # the last line is half one
         run = _evaluate(folder, "--model", "base")
         error = run.communicate(timeout=300)[1]
         assert run.returncode == 0, error
-        out = folder / "evaluation" / "base"
+        assert not list(kept.iterdir())
         assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "predictions.parquet"]
         outputs.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert outputs[0] == outputs[1]
@@ -154,7 +161,11 @@ def test_the_step_writes_the_same_files_after_a_kill(folder: Path) -> None:
         found = metrics["tasks"][task]
         assert found["n"] == found["direct"]["n"] == 40
         assert set(found["strict"]) == set(found["r1v"]) == {"correct", "accuracy", "ci95"}
-    assert json.loads(status.read_text())["state"] == "done"
+    assert json.loads((folder / ".othink" / "stages" / "evaluate@base.json").read_text())["state"] == "done"
+
+
+def _lines(checkpoints: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in checkpoints.glob("*/completions.jsonl"))
 
 
 def test_a_missing_model_is_one_line(folder: Path) -> None:

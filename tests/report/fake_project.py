@@ -93,7 +93,7 @@ def _make_data(root: Path, task: str, items: int, image_size: int) -> list[dict[
         _write(folder / f"{split}.parquet", rows[split], SCHEMA)
     bad = [
         {"task": task, "split": "train", "source": f"{task}.jsonl:{line}", "reason": reason, "detail": "",
-         "image": None, "problem": "How many?", "answer": "many"}
+         "image": {"bytes": None, "path": None}, "problem": "How many?", "answer": "many"}
         for line, reason in ((3, "answer"), (9, "answer"), (12, "leak"))
     ]  # fmt: skip
     _write(folder / "quarantine.parquet", bad, QUARANTINE_SCHEMA)
