@@ -34,9 +34,9 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     # Imported here: `--help` and a wrong argument should not wait for torch.
     from transformers import TrainerCallback
 
+    from othink_mr1.data.completions import CompletionsFolder
     from othink_mr1.data.reading import read_split
     from othink_mr1.models.loading import load_model, load_processor
-    from othink_mr1.training.completions import CompletionsFolder
     from othink_mr1.training.estimate import require_memory, savings
     from othink_mr1.training.fingerprint import home
     from othink_mr1.training.needs import job_of, memory_of_device

@@ -10,6 +10,8 @@ pass each kernel is given the joined output and log-sum-exp, with which its grad
 """
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -79,6 +81,7 @@ class Packing:
     token: torch.Tensor | None  # (B, G * C), the completion token in each cell, 0 for an empty cell
     real: torch.Tensor  # (B, T), False for the padding on the right
     filled: torch.Tensor  # (B, G * C), False for an empty cell
+    _blocks: Any = None  # flex_attention's mask, once one layer has made it
 
     @classmethod
     def of(cls, prompt_mask: torch.Tensor, completion_mask: torch.Tensor) -> "Packing":
@@ -118,6 +121,8 @@ class Packing:
     ) -> torch.Tensor:
         """(B, H, P + T, D) over (B, K, P + T, D), where K divides H."""
         prompt = self.prompt
+        if query.is_cuda and find_spec("triton") is not None:
+            return flex_attention_over(self, query, key, value, scaling, compiled=True)
         of_prompt = prompt_attention(
             query[:, :, :prompt], key[:, :, :prompt], value[:, :, :prompt], self.prompt_mask, scaling
         )
@@ -155,6 +160,45 @@ def prompt_attention(
     own = torch.eye(length, dtype=torch.bool, device=query.device)
     seen = ((causal & mask[:, None]) | own)[:, None]
     return F.scaled_dot_product_attention(query, key, value, seen, scale=scaling, enable_gqa=True)
+
+
+def flex_attention_over(
+    packing: Packing, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, compiled: bool
+) -> torch.Tensor:
+    """`Packing.attend` in one call of a kernel that passes over the blocks that nobody sees (on CUDA).
+
+    Args:
+        compiled: False runs torch's slow form of it, which has no backward pass on the CPU.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if packing._blocks is None:
+        batch, device = len(packing.real), query.device
+        if packing.cell is None:
+            cell = torch.arange(packing.real.shape[1], device=device).expand(batch, -1)
+        else:
+            cell = packing.cell
+        owner = torch.cat([cell.new_zeros(batch, packing.prompt), cell // packing.length + 1], 1)
+        prompt = packing.prompt_mask
+        if prompt is None:
+            prompt = torch.ones(batch, packing.prompt, dtype=torch.bool, device=device)
+        real = torch.cat([prompt, packing.real], 1)
+
+        def sees(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            related = (owner[b, k] == 0) | (owner[b, k] == owner[b, q])
+            return ((q >= k) & real[b, k] & related) | (q == k)  # padding sees itself
+
+        length = query.shape[2]
+        packing._blocks = create_block_mask(sees, batch, None, length, length, device=str(device))
+    function = _compiled_flex_attention() if compiled else flex_attention
+    return function(query, key, value, block_mask=packing._blocks, scale=scaling, enable_gqa=True)
+
+
+@cache
+def _compiled_flex_attention() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
 
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # of the prompt, and of the completions

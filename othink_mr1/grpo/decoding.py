@@ -4,6 +4,9 @@ A step's queries of all of a prompt's completions meet its keys in one matrix pr
 prompts and g completions each; when enough of them have ended, the grid shrinks.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from othink_mr1.grpo.attention import prompt_attention
@@ -16,12 +19,19 @@ class GroupCache:
 
     First the prompts (B, P) are computed, then `repeat` says how many completions each has, then single tokens of
     B * g rows follow, whose number `advance` counts.
+
+    Args:
+        prompt_mask: (B, P), 1 for tokens and 0 for the padding on their left.
+        longest: completion tokens at most.
+        fixed: every step's tensors have the same shapes and places, as a CUDA graph needs them: room for the longest
+            completion from the start, and a mask over what is not written yet.
     """
 
-    def __init__(self, prompt_mask: torch.Tensor, longest: int) -> None:
+    def __init__(self, prompt_mask: torch.Tensor, longest: int, fixed: bool = False) -> None:
         padded = prompt_mask.bool()
         self.prompt_mask = None if bool(padded.all()) else padded  # (B, P), False for padding
-        self.longest = longest  # completion tokens at most
+        self.longest, self.fixed = longest, fixed
+        self.column = torch.full((1,), -1, device=prompt_mask.device)  # of the present token, for fixed shapes
         self.length = 0  # completion tokens so far
         self.group = 0  # completions of a prompt; 0 while the prompts are computed
         self._prompts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # (B, K, D, P) and (B, K, P, D)
@@ -33,6 +43,7 @@ class GroupCache:
     def advance(self) -> None:
         """One more token of every row is about to come."""
         self.length += 1
+        self.column += 1
 
     def get_seq_length(self, layer: int = 0) -> int:
         return self.length
@@ -48,15 +59,19 @@ class GroupCache:
         own = self._own.get(layer)
         if own is None or own[0].shape[2] < self.length:
             own = self._own[layer] = self._with_room(own, key)
-        own[0][:, :, self.length - 1] = key[:, :, 0]
-        own[1][:, :, self.length - 1] = value[:, :, 0]
+        for kept, new in zip(own, (key, value), strict=True):
+            if self.fixed:
+                kept.index_copy_(2, self.column, new)
+            else:
+                kept[:, :, self.length - 1] = new[:, :, 0]
         return key, value
 
     def _with_room(
         self, own: tuple[torch.Tensor, torch.Tensor] | None, like: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        room = min(self.longest, self.length - 1 + _GROWS_BY)
-        made = tuple(like.new_empty(len(like), like.shape[1], room, like.shape[3]) for _ in range(2))
+        room = self.longest if self.fixed else min(self.longest, self.length - 1 + _GROWS_BY)
+        # Zeros: what is masked still takes part in the products, and must be finite.
+        made = tuple(like.new_zeros(len(like), like.shape[1], room, like.shape[3]) for _ in range(2))
         if own is not None:
             for new, old in zip(made, own, strict=True):
                 new[:, :, : self.length - 1] = old[:, :, : self.length - 1]
@@ -69,7 +84,8 @@ class GroupCache:
         if not self.group:
             return prompt_attention(query, key, value, self.prompt_mask, scaling)
         prompt_key, prompt_value = self._prompts[layer]
-        own_key, own_value = (states[:, :, : self.length].flatten(0, 1) for states in self._own[layer])
+        written = self.longest if self.fixed else self.length
+        own_key, own_value = (states[:, :, :written].flatten(0, 1) for states in self._own[layer])
         batch, heads, size, length = prompt_key.shape
         group, per_key = self.group, query.shape[1] // heads
         # Plain bmm on three dimensions throughout: at this size matmul's bookkeeping costs as much as the product.
@@ -79,7 +95,11 @@ class GroupCache:
         if self.prompt_mask is not None:
             seen = self.prompt_mask[:, None].expand(-1, heads, -1).flatten(0, 1)[:, None]
             over_prompt.masked_fill_(~seen, -torch.inf)
-        over_own = torch.bmm(rows, own_key.transpose(1, 2)).view(batch, group, heads, -1)
+        over_own = torch.bmm(rows, own_key.transpose(1, 2))
+        if self.fixed:
+            ahead = torch.arange(written, device=query.device) > self.column
+            over_own.masked_fill_(ahead, -torch.inf)
+        over_own = over_own.view(batch, group, heads, -1)
         over_own = over_own.transpose(1, 2).reshape(batch * heads, group * per_key, -1)
         weights = torch.cat([over_prompt, over_own], 2).softmax(2, dtype=torch.float32).to(query.dtype)
         from_prompt = torch.bmm(weights[..., :length], prompt_value.flatten(0, 1))  # (B K, g r, D)
@@ -100,3 +120,40 @@ class GroupCache:
             self.prompt_mask = None if self.prompt_mask is None else self.prompt_mask[prompts]
         self._own = {i: (k[rows], v[rows]) for i, (k, v) in self._own.items()}
         self.group = group
+
+
+Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # tokens (R,) and their positions (R,) to logits (R, V)
+
+
+def stepper(step: Step, cache: GroupCache, token: torch.Tensor, position: torch.Tensor) -> Step:
+    """`step`, or on CUDA with fixed shapes a recording of it, which costs one launch instead of some hundreds.
+
+    Args:
+        step: the model's pass over one token of every row, with `cache`.
+        token, position: an example of its arguments; the grid of rows has to stay as it is.
+    """
+    if not (cache.fixed and token.is_cuda):
+        return step
+    return _Recorded(step, token, position)
+
+
+class _Recorded:
+    """A CUDA graph of a step. What the rehearsals write into the cache, the first real step writes over."""
+
+    def __init__(self, step: Step, token: torch.Tensor, position: torch.Tensor) -> None:
+        self.token, self.position = token.clone(), position.clone()
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(2):
+                step(self.token, self.position)
+        torch.cuda.current_stream().wait_stream(beside)
+        self.graph: Any = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = step(self.token, self.position)
+
+    def __call__(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        self.token.copy_(token)
+        self.position.copy_(position)
+        self.graph.replay()
+        return self.logits.clone()

@@ -10,15 +10,19 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from PIL import Image
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from othink_mr1.grpo.attention import use_shared_attention
-from othink_mr1.grpo.decoding import GroupCache
+from othink_mr1.grpo.decoding import GroupCache, Step, stepper
 from othink_mr1.models.passes import Features, image_features, next_positions, prompt_positions, text_states
 from othink_mr1.models.processor import Processor, PromptBatch
+from othink_mr1.training.together import any_of
 
 # Rows that have ended are computed along until this share of the running ones has: to drop a row copies the others.
 _SHRINK_AT = 0.25
+# Whether a step of decoding is recorded as a CUDA graph on a GPU.
+RECORDS = True
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,11 @@ def generate(
     """
 
     use_shared_attention(model)
+    sharded = any(isinstance(module, FSDPModule) for module in model.modules())
     # Cheaper than no_grad by a fifth where steps are small; what leaves it has to be copied to meet autograd again.
-    with torch.inference_mode():
-        rollout = _generate(model, processor, prompts, sampling, num_generations, uniforms, features)
+    # A weight that is put together from its parts is kept for the training passes, which could not use it then.
+    with torch.no_grad() if sharded else torch.inference_mode():
+        rollout = _generate(model, processor, prompts, sampling, num_generations, uniforms, features, sharded)
     return Rollout(**{f.name: getattr(rollout, f.name).clone() for f in fields(rollout)})
 
 
@@ -93,17 +99,24 @@ def _generate(
     group: int,
     uniforms: torch.Tensor | None,
     features: Features | None,
+    in_step: bool,
 ) -> Rollout:
+    """`in_step`: the weights are put together from all processes' parts, so that all have to make as many steps."""
     device, limit = prompts.input_ids.device, sampling.max_new_tokens
     rows = len(prompts) * group
     positions = prompt_positions(model, prompts)
     features = image_features(model, prompts) if features is None else features
-    cache = GroupCache(prompts.attention_mask, limit)
+    cache = GroupCache(prompts.attention_mask, limit, fixed=device.type == "cuda" and RECORDS)
     states = text_states(model, prompts.input_ids, positions, features, cache, layout=cache)
     logits = model.lm_head(states[:, -1]).repeat_interleave(group, 0)
     position = next_positions(positions, prompts.attention_mask).repeat_interleave(group, 0)
     cache.repeat(group)
 
+    def one_token(token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        rows = token[:, None], position.expand(3, -1)[..., None]
+        return model.lm_head(text_states(model, *rows, cache=cache, layout=cache)[:, -1])
+
+    step: Step | None = None
     pad, end = processor.tokenizer.pad_token_id, processor.tokenizer.eos_token_id
     forbidden = torch.tensor(processor.forbidden_tokens(), device=device)
     uniforms = None if uniforms is None else uniforms.to(device)
@@ -122,14 +135,14 @@ def _generate(
         ended[running[done]] = True
         alive &= ~done
         count = int(alive.sum())
-        if not count or column + 1 == limit:
+        if column + 1 == limit or not (any_of(count > 0, device) if in_step else count):
             break
-        if count <= (1 - _SHRINK_AT) * len(alive):
-            keep, alive = _shrink(cache, alive)
-            running, token, position = running[keep], token[keep], position[keep]
+        if count <= (1 - _SHRINK_AT) * len(alive) and len(alive) > 1:
+            keep, alive = _shrink(cache, alive) if count else _one_row(cache, alive)
+            running, token, position, step = running[keep], token[keep], position[keep], None
         cache.advance()
-        states = text_states(model, token[:, None], position.expand(3, -1)[..., None], cache=cache, layout=cache)
-        logits = model.lm_head(states[:, -1])
+        step = step or stepper(one_token, cache, token, position)
+        logits = step(token, position)
         position = position + 1
     longest = int(lengths.max())
     mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
@@ -156,6 +169,12 @@ def _shrink(cache: GroupCache, alive: torch.Tensor) -> tuple[torch.Tensor, torch
         cache.keep(None if len(prompts) == len(grid) else prompts, rows, group)
         return rows, alive[rows]
     return torch.arange(len(alive), device=alive.device), alive
+
+
+def _one_row(cache: GroupCache, alive: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `_shrink` does where no row is left that another process could wait for: the first goes on, unread."""
+    keep, _ = _shrink(cache, torch.arange(len(alive), device=alive.device) == 0)
+    return keep, alive[keep]
 
 
 def choose(

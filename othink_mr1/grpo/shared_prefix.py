@@ -41,7 +41,8 @@ class PackedBatch:
 
 
 def install(model: PreTrainedModel) -> None:
-    """Teaches `model(packed=PackedBatch)` to return log-probabilities; every other call stays as it was.
+    """Teaches `model(packed=PackedBatch)` to return log-probabilities, and `model(inside=function)` what the function
+    says of the bare model; every other call stays as it was.
 
     The pass has to enter through the model's own `__call__`: wrappers such as DDP and FSDP hook into it, and going
     round them loses the exchange of gradients without an error.
@@ -49,7 +50,11 @@ def install(model: PreTrainedModel) -> None:
     use_shared_attention(model)
     original = model.forward
 
-    def forward(self: PreTrainedModel, *args: Any, packed: PackedBatch | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: PreTrainedModel, *args: Any, packed: PackedBatch | None = None, inside: Any = None, **kwargs: Any
+    ) -> Any:
+        if inside is not None:
+            return inside(self)
         if packed is None:
             return original(*args, **kwargs)
         return packed_logprobs(self, packed, **kwargs)
@@ -74,8 +79,8 @@ def packed_logprobs(
         features: of the prompts' pictures, where they are known already.
 
     Returns:
-        Two tensors (B, G, C) of float32 (of float64 for such a model): log-probabilities, and (without gradient) entropies in nats; zero where the
-        completions are padded.
+        Two tensors (B, G, C), float32 (float64 for such a model): log-probabilities, and (without gradient) entropies
+        in nats; zero where the completions are padded.
     """
     features = image_features(model, batch.prompts) if features is None else features
     bounds = list(parts(batch, tokens_per_pass))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from othink_mr1.grpo import rollout as rollout_module
+from othink_mr1.grpo.decoding import GroupCache
 from othink_mr1.grpo.rollout import Sampling, choose, completions, generate, greedy, noise
 from othink_mr1.grpo.shared_prefix import PackedBatch, install
 from othink_mr1.models.processor import PromptBatch
@@ -169,3 +170,18 @@ def test_joined_prompts_are_those_of_one_encoding(tools) -> None:
     joined = PromptBatch.join(parts, tools.tokenizer.pad_token_id)
     for name in whole.__dataclass_fields__:
         assert torch.equal(getattr(joined, name), getattr(whole, name)), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fixed_shapes_give_the_same(tools, family: str, monkeypatch) -> None:
+    """What a GPU records as a graph, step by step on the CPU: rows that end, and a grid that shrinks, included."""
+    net = model(family, tools, scale=1.5)
+    prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
+    uniforms = noise(0, 0, [0, 1, 2], 8, 80)
+    end, head = tools.tokenizer.eos_token_id, net.lm_head.forward
+    monkeypatch.setattr(net.lm_head, "forward", lambda s: head(s).index_add(-1, torch.tensor([end]), _likely(s)))
+    expected = generate(net, tools, prompts, Sampling(80), 8, uniforms)
+    monkeypatch.setattr(rollout_module, "GroupCache", lambda mask, longest, fixed: GroupCache(mask, longest, True))
+    found = generate(net, tools, prompts, Sampling(80), 8, uniforms)
+    assert torch.equal(found.completion_ids, expected.completion_ids)
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from othink_mr1.grpo import attention
+from othink_mr1.grpo.attention import Packing
 from othink_mr1.grpo.rollout import Sampling, generate, noise
 from othink_mr1.grpo.shared_prefix import PackedBatch, chunked_logprobs, install, parts
 from othink_mr1.models.passes import image_features, prompt_positions
@@ -113,6 +114,26 @@ def test_the_other_attention_is_exact_too(family: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
     assert (one_gradient - other_gradient).norm() < 1e-5 * one_gradient.norm()
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_a_gpus_attention_sees_what_it_should(lengths: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward alone: on the CPU flex_attention has no backward pass."""
+    tools = processor()
+    net = model("qwen2_vl", tools, scale=2.0)
+    prompts = tools.encode(QUESTIONS, [*pictures(2), *pictures(1, width=64)])
+    completions = torch.randint(10, 250, (3, GROUP, LENGTH), generator=torch.Generator().manual_seed(1))
+    install(net)
+    batch = PackedBatch(prompts, prompt_positions(net, prompts), completions, mask_of(lengths))
+    with torch.no_grad():
+        expected, _ = net(packed=batch)
+
+        def flex(self: Packing, layer: int, *states: torch.Tensor) -> torch.Tensor:
+            return attention.flex_attention_over(self, *states, compiled=False)
+
+        monkeypatch.setattr(Packing, "attend", flex)
+        found, _ = net(packed=batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
 def test_parts_are_as_few_as_the_limit_allows() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from othink_mr1.data.completions import CompletionsFolder
 from othink_mr1.errors import UserError
-from othink_mr1.training.completions import CompletionsFolder
 from tests.training.test_training import SAMPLES, Reporter, base, trainer_of  # noqa: F401
 
 HERE = "tests.training.test_grpo_options"
