@@ -11,7 +11,7 @@ averaging, can be missed; and drawings that differ in less than the thumbnail sh
 as copies.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ _MOST_LEVELS = 27
 _LEAST_CORRELATION = 0.9
 _LEAST_CONTRAST = 1.5  # standard deviation: a picture of one colour has no shape to know it by
 _SMALL = 2 * SIDE  # pixels of the shorter side: from there on each level is a mean of 2 x 2 pixels or more
-_PAIRS = 4096  # compared at a time: 4096 x 2304 levels, some 40 MB as floats
+_PAIRS = 512  # compared at a time: 512 x 2304 levels, some 5 MB as floats
 
 
 class Pictures(NamedTuple):
@@ -42,9 +42,12 @@ def near_copies(rows: Pictures, others: Pictures) -> dict[int, int]:
     """The rows that are copies of some other, each with the first that it is a copy of."""
     bits_apart = (63 - _signs(rows.thumbnails) @ _signs(others.thumbnails).T) / 2
     candidates = np.argwhere(bits_apart <= _MOST_BITS)
+    # What agrees in 2 x 2 neighbours agrees in the mean of larger blocks, and those are few.
+    blocks, other_blocks = _averaged(rows.thumbnails, SIDE // 6), _averaged(others.thumbnails, SIDE // 6)
     found: dict[int, int] = {}
     for start in range(0, len(candidates), _PAIRS):
         pairs = candidates[start : start + _PAIRS]
+        pairs = pairs[np.abs(blocks[pairs[:, 0]] - other_blocks[pairs[:, 1]]).max(axis=(1, 2)) <= _MOST_LEVELS]
         copies = pairs[_alike(_take(rows, pairs[:, 0]), _take(others, pairs[:, 1]))]
         for row, first in zip(*np.unique(copies[:, 0], return_index=True), strict=True):
             found.setdefault(int(row), int(copies[first, 1]))
@@ -78,13 +81,15 @@ def _alike(some: Pictures, others: Pictures) -> NDArray[np.bool_]:
     small = np.minimum(some.sides, others.sides) < _SMALL
     agree = np.empty(len(a), dtype=np.bool_)
     agree[~small] = _agree(a[~small], b[~small])
-    agree[small] = _agree(_halved(a[small]), _halved(b[small]))
+    agree[small] = _agree(_averaged(a[small], 2), _averaged(b[small], 2))
     return agree
 
 
-def _halved(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    halved: NDArray[np.float32] = levels.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
-    return halved
+def _averaged(levels: NDArray[Any], by: int) -> NDArray[np.float32]:
+    """The means of blocks of `by` x `by` levels, (n, SIDE / by, SIDE / by)."""
+    parts = levels.reshape(-1, SIDE // by, by, SIDE // by, by)
+    averaged: NDArray[np.float32] = parts.mean(axis=(2, 4), dtype=np.float32)
+    return averaged
 
 
 def _agree(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
