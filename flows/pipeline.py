@@ -216,7 +216,8 @@ class Conductor:
 
 def _execute(request: Request, run: Run, board: Board) -> Outcomes:
     root, settings = request.root, request.settings
-    tracking.connect(root, settings.tracking.uri, settings.tracking.experiment)
+    # Prefect's handlers would keep a warning off the terminal.
+    tracking.connect(root, settings.tracking.uri, settings.tracking.experiment).tell = board.say
     cancel_left_in_pools(run)
     config.write_selection(root, request.profile, request.overrides)
     tags = {"othink.profile": request.profile or config.DEFAULT_PROFILE, "othink.flow_run": str(flow_run.id)}

@@ -37,6 +37,8 @@ _DEFAULTS = {
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A server's client prints two lines for each run that it ends; the board names the runs' pages.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # MLflow's own defaults try for minutes while the pipeline waits.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -66,6 +68,8 @@ class Store:
     root: Path
     uri: str
     experiment: str
+    # Who is told that the server went away or is back; the flow puts its board here.
+    tell: Callable[[str], None] = log.warning
     away_until: float = 0.0
     unfinished: list[Any] = field(default_factory=list)
     _client: "MlflowClient | None" = None
@@ -120,6 +124,8 @@ class Store:
                 return True, None
             self._went_away(error)
             return False, None
+        if self._warned:
+            self.tell("MLflow answers again: what is missing is logged now")
         self.away_until, self._warned = 0.0, False
         return True, answer
 
@@ -140,10 +146,9 @@ class Store:
         self.away_until = time.monotonic() + PATIENCE
         if not self._warned:
             self._warned = True
-            log.warning(
-                "MLflow at %s does not answer (%s): the run goes on, and what is missing is logged when it is back",
-                hide_password(self.uri),
-                _cause(error),
+            self.tell(
+                f"MLflow at {hide_password(self.uri)} does not answer ({_cause(error)}): the run goes on, "
+                "and what is missing is logged when it is back"
             )
 
     def _connect(self) -> "MlflowClient":

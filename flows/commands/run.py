@@ -57,6 +57,7 @@ def _run_flow(
         from othink_mr1 import tracking
 
         store = tracking.connect(wanted.root, wanted.settings.tracking.uri, wanted.settings.tracking.experiment)
+        store.tell = shown.say
         store.attempt("the connection", lambda client: None)
     if own is not None:
         own.wait()

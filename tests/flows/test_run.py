@@ -136,6 +136,14 @@ def test_a_run_that_goes_on_after_a_change_of_code_says_so_in_mlflow(project: Pa
     database.close()
 
 
+def test_a_server_that_is_away_is_told_of_once_and_stops_nothing(project: Path) -> None:
+    arguments = ("--only", "evaluate@base", "--force", "--set", "tracking.uri=http://127.0.0.1:9")
+    done = othink(project, "run", "--profile", "smoke", *arguments)
+    assert done.returncode == 0, done.stderr
+    told = "MLflow at http://127.0.0.1:9 does not answer (Connection refused): the run goes on, and what is missing is"
+    assert done.stderr.count(told) == 1
+
+
 def test_a_failed_step_stops_what_follows_and_nothing_else(project: Path) -> None:
     set_knobs(project, **{"train@sft-counting": {"fail": "rows.jsonl: row 3 is empty"}})
     done = othink(project, "run", "--profile", "smoke", "--set", "sft.learning_rate=0.5", "--set", "flow.retries=2")

@@ -15,7 +15,7 @@ SHORT = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_kills_change_nothing_of_the_result(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.kills", *SHORT, "--folder", str(tmp_path / "kills")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
