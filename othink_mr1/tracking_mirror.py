@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from othink_mr1 import dvc_lock, stages, tracking_models, tracking_rows, tracking_store
 from othink_mr1.dvc_lock import StageDigests
 from othink_mr1.git_state import git_tags
+from othink_mr1.tracking_completions import CompletionsTail, log_completions
 from othink_mr1.tracking_open_runs import forget_open_run, note_open_run
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class StageMirror:
         self._tags = (git_tags(root) if self._live else {}) | dict(tags or {})
         folder = training_folder(stage)
         self._tail = tracking_rows.LogTail(self.root / folder / "log.jsonl") if folder else None
+        self._completions = CompletionsTail(self.root / folder / "completions") if folder else None
         self._points: list[tracking_rows.Point] = []
         self._todo: list[tuple[str, Callable[[MlflowClient], Any]]] = [("the parameters", self._log_params)]
 
@@ -139,6 +141,8 @@ class StageMirror:
             self._points += [replace(p, time=p.time or now) for p in new]
             if any(p.name == "resumed_anyway" for p in new):
                 self._todo.append(("the change of code", self._log_resume))
+        for file, pictures in self._completions.read() if self._completions is not None else ():
+            self._todo.append((file.name, functools.partial(self._log_completions, file, pictures)))
 
     def _send(self) -> None:
         """Work off what is to be logged, in order, as far as MLflow answers."""
@@ -167,6 +171,9 @@ class StageMirror:
 
     def _log_params(self, client: "MlflowClient") -> None:
         log_params(client, self._id, self.params)
+
+    def _log_completions(self, file: Path, pictures: bool, client: "MlflowClient") -> None:
+        log_completions(client, self._id, self.root, file, pictures)
 
     def _log_resume(self, client: "MlflowClient") -> None:
         """The run went on although its code had changed; the status file says what had."""
