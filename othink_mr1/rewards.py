@@ -65,7 +65,8 @@ def call_reward(
     try:
         rewards = function(completions, solutions, **columns)
     except Exception as error:
-        raise UserError(f"reward {name}: {type(error).__name__}: {error}") from error
+        where = _where_it_fails(function, completions, solutions, columns)
+        raise UserError(f"reward {name}: {type(error).__name__}: {error}{where}") from error
     if not isinstance(rewards, list) or len(rewards) != len(completions):
         size = len(rewards) if isinstance(rewards, list) else type(rewards).__name__
         raise UserError(
@@ -73,6 +74,29 @@ def call_reward(
         )
     for index, reward in enumerate(rewards):
         if reward is not None and not (isinstance(reward, int | float) and math.isfinite(reward)):
-            where = columns.get("sample_id", [index] * len(rewards))[index]
+            where = _sample(columns, index)
             raise UserError(f"reward {name}: {reward!r} for sample {where}; a finite number or None is needed")
     return [math.nan if reward is None else float(reward) for reward in rewards]
+
+
+def _where_it_fails(
+    function: Reward, completions: list[str], solutions: list[str], columns: dict[str, list[Any]]
+) -> str:
+    """The first sample that a reward function fails on by itself, in words; empty where it is none."""
+    for index in range(len(completions)):
+        try:
+            function(
+                completions[index : index + 1],
+                solutions[index : index + 1],
+                **{
+                    key: value[index : index + 1] if isinstance(value, list) else value
+                    for key, value in columns.items()
+                },
+            )
+        except Exception:
+            return f" (sample {_sample(columns, index)}, completion {completions[index][:80]!r})"
+    return ""
+
+
+def _sample(columns: dict[str, list[Any]], index: int) -> Any:
+    return columns["sample_id"][index] if "sample_id" in columns else index

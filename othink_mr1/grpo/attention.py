@@ -41,6 +41,9 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotary embeddings leave queries and keys in float32, values not
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     return layout.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2), None
 
 

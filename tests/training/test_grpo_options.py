@@ -209,3 +209,36 @@ def test_steps_need_samples_for_a_window(base: Path, tmp_path: Path) -> None:  #
     options = {"num_iterations": 2, "gradient_accumulation_steps": 4}
     with pytest.raises(UserError, match=f"needs 8 train samples for one step; there are {len(SAMPLES)}"):
         trainer_of("grpo_d", base, tmp_path / "ck", **options)([]).train()
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo_d"])
+def test_activation_checkpointing_changes_nothing(kind: str, base: Path, tmp_path: Path) -> None:  # noqa: F811
+    ends = []
+    for on in (False, True):
+        options = {"max_steps": 2, "save_strategy": "no", "gradient_checkpointing": on}
+        trainer = trained(trainer_of(kind, base, tmp_path / f"ck{on}", **options))
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo_d"])
+def test_half_precision_trains(kind: str, base: Path, tmp_path: Path) -> None:  # noqa: F811
+    ends = []
+    for half in (False, True):
+        options = {"max_steps": 1, "save_strategy": "no", "bf16": half, "temperature": 1.0}
+        if kind == "sft":
+            del options["temperature"]
+        trainer = trained(trainer_of(kind, base, tmp_path / f"ck{half}", **options))
+        ends.append(logs(trainer, "loss" if kind == "sft" else "entropy")[0])
+    assert ends[0] == pytest.approx(ends[1], rel=0.05)
+    assert ends[0] != ends[1]
+
+
+def fails_on_one(completions: list[str], solutions: list[str], **columns: Any) -> list[float]:
+    return [1 / (int(number) != 3) for number in columns["sample_id"]]
+
+
+def test_a_reward_that_raises_is_told_with_its_sample(base: Path, tmp_path: Path) -> None:  # noqa: F811
+    options = {"per_device_train_batch_size": 6, "reward_funcs": [f"{HERE}:fails_on_one"]}
+    with pytest.raises(UserError, match=r"reward fails_on_one: ZeroDivisionError: .* \(sample 3, completion "):
+        trainer_of("grpo_d", base, tmp_path / "ck", **options)([]).train()
