@@ -18,6 +18,7 @@ COLOURS = {"base": "#8a8f98", "sft": "#c2730a", "grpo": "#2f7fc1", "grpo_d": "#0
 CURVES = {
     "reward": "Reward",
     "rewards/accuracy_reward/mean": "Accuracy reward",
+    "rewards/format_reward/mean": "Format reward",
     "eval_accuracy": "Validation accuracy",
     "kl": "KL to the base",
     "beta": "KL weight β",

@@ -1,6 +1,7 @@
 """Checkpoints: verified before one is used, written by one process alone, and never another run's."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -103,6 +104,27 @@ def test_a_truncated_newest_checkpoint_changes_nothing_of_the_result(base: Path,
     assert "going on from ck-parts/checkpoint-2" in told.out
     assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
     assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_folder_that_became_read_only_is_one_line_and_nothing_is_lost(base: Path, folder: Path) -> None:
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("this machine does not allow mounts")
+    try:
+        parts, whole = disk / "ck", Path("ck-whole")
+        with pytest.raises(KeyboardInterrupt):
+            run(trainer_of("sft", base, parts), Home(parts), Outputs("parts"), Reporter(stop_at=2))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(UserError, match=r"ck: checkpoints cannot be written there \(Read-only file system\)"):
+            run(trainer_of("sft", base, parts), Home(parts), Outputs("parts"), Reporter())
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        run(trainer_of("sft", base, parts), Home(parts), Outputs("parts"), Reporter())
+        run(trainer_of("sft", base, whole), Home(whole), Outputs("whole"), Reporter())
+        assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_checkpoints_by_the_clock_change_no_bit(base: Path, monkeypatch) -> None:
