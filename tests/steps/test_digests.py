@@ -51,8 +51,8 @@ def test_what_is_no_file_in_the_folder_is_not_read(folder: Path, name: str) -> N
 
 def test_a_picture_is_read_once_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture, memo, read = folder / "data" / "a.png", folder / "digests.json", []
-    really = digests._read_digest
-    monkeypatch.setattr(digests, "_read_digest", lambda path: read.append(path.name) or really(path))
+    really = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path: read.append(path.name) or really(path))
     old(picture)
     file = rows(folder, {"image_path": "a.png"})
 
