@@ -179,6 +179,12 @@ class Data(Settings):
         return self
 
 
+def _no_dropout(value: float) -> float:
+    if value:
+        raise ValueError("should be 0: the policy that is trained would not be the one that sampled")
+    return value
+
+
 class Training(Settings):
     """What every trainer takes, by the names of TrainingArguments."""
 
@@ -207,6 +213,12 @@ class Training(Settings):
     eval_max_new_tokens: Count | None = None
     per_device_eval_batch_size: Count | None = None
     freeze_vision: bool | None = None
+    # LoRA: the rank of an adapter that is trained in the place of all weights; 0: none. `freeze_vision` keeps it out
+    # of the vision tower.
+    lora_r: Annotated[Integer, Field(ge=0)] | None = None
+    lora_alpha: Positive | None = None
+    lora_dropout: Annotated[NotNegative, AfterValidator(_no_dropout)] | None = None
+    lora_target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] | None = None
     max_skipped_steps: Count | None = None
 
     @model_validator(mode="after")

@@ -57,11 +57,11 @@ class SFTTrainer(VisionLanguageTrainer):
         if self.args.max_length is not None:
             room = max(1, self.args.max_length - prompts.input_ids.shape[1])
             ids, mask = ids[..., :room], mask[..., :room]
-        bare = self.accelerator.unwrap_model(model)
-        logprobs, entropy = model(packed=PackedBatch(prompts, prompt_positions(bare, prompts), ids, mask))
+        logprobs, entropy = model(packed=PackedBatch(prompts, prompt_positions(self.bare(), prompts), ids, mask))
         self.count_tokens(prompts.attention_mask, mask)
-        self.note(entropy=token_mean(entropy, mask).item())
-        return -token_mean(logprobs, mask)
+        share = self.share(mask)
+        self.note(entropy=(share * token_mean(entropy, mask)).item())
+        return -share * token_mean(logprobs, mask)
 
     def _targets(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
         """Target tokens and their mask, both (B, G, C): right-padded, with empty rows where a sample has fewer."""

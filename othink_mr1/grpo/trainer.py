@@ -7,6 +7,7 @@ weight.
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from othink_mr1.grpo.shared_prefix import install, token_mean
 from othink_mr1.models.passes import Features, image_features
 from othink_mr1.models.processor import Processor, PromptBatch
 from othink_mr1.rewards import call_reward, load_reward, reward_name
+from othink_mr1.training import sharding, together
 from othink_mr1.training.trainer import Sample, Validate, VisionLanguageTrainer
 from othink_mr1.training.validation import greedy_accuracy
 
@@ -44,7 +46,8 @@ Record = Callable[[int, list[dict[str, Any]]], None]
 
 
 class GRPODTrainer(VisionLanguageTrainer):
-    """Trains `model` by GRPO-D; the reference policy is a frozen copy of it as it was given.
+    """Trains `model` by GRPO-D. The reference policy is the model as it was given: a frozen copy of it, or with LoRA
+    the model with its adapter switched off.
 
     Args:
         model: a Qwen-VL model, as `othink_mr1.models.loading.load_model` gives it.
@@ -71,16 +74,25 @@ class GRPODTrainer(VisionLanguageTrainer):
         self.kl_schedule = args.kl
         self.rewards = [(reward_name(name), load_reward(name)) for name in args.reward_funcs]
         # beta is never above beta_max: where that is 0 no reference is needed at all.
-        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if args.beta_max > 0 else None
+        self._has_reference = args.beta_max > 0
+        copied = self._has_reference and not args.lora_r
+        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if copied else None
         super().__init__(model, args, processor, train_samples, validation_samples, callbacks, validate)
         if self.reference is not None:
             install(self.reference)
             self.reference.to(args.device)
+            if self.is_sharded:
+                sharding.shard(self.reference, args.device)
+        if args.dynamic_sample and args.world_size > 1:
+            raise UserError(
+                f"dynamic_sample works in one process, and this training has {args.world_size}: each would need "
+                "another number of rounds; set dynamic_sample to false, or training.launch.processes to 1"
+            )
         self.record = record
         self._incoming: list[dict[str, Any]] = []  # the step's micro-batches, as the data loader gives them
         self._experiences: list[Experience] = []
         self._position = 0  # of the micro-batch whose turn it is
-        self._beta = 0.0
+        self.beta = 0.0  # of the present step
         self._kls: list[float] = []  # of the step's micro-batches
 
     # One step
@@ -95,7 +107,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         self, model: PreTrainedModel, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
         if self._position == 0:
-            self._begin_step(model)
+            self._begin_step()
         experience = self._experiences[self._position]
         self._position += 1
         mask = experience.batch.mask
@@ -105,9 +117,9 @@ class GRPODTrainer(VisionLanguageTrainer):
             "chunk": self.args.logprob_chunk,
             "tokens_per_pass": self.args.tokens_per_pass,
         }
-        if experience.ref_logprobs is None and self.reference is not None:
-            with self.phase("reference"), torch.no_grad():
-                experience.ref_logprobs, _ = self.reference(features=experience.features, **options)
+        if experience.ref_logprobs is None and self._has_reference:
+            with self.phase("reference"), self._as_reference(model) as reference, torch.no_grad():
+                experience.ref_logprobs, _ = reference(features=experience.features, **options)
         features, experience.policy_features = experience.policy_features or experience.features, None
         logprobs, entropy = model(features=features, **options)
         if experience.old_logprobs is None:  # the policy that sampled is the present one: the ratio is 1
@@ -118,23 +130,34 @@ class GRPODTrainer(VisionLanguageTrainer):
             experience.ref_logprobs,
             experience.advantages,
             mask,
-            self._beta,
+            self.beta,
             self.args.epsilon,
             self.args.epsilon_high,
             self.args.loss_type,
             self.args.max_completion_length,
             self._tokens_of_a_micro_batch(),
         )
-        self.note(beta=self._beta, entropy=token_mean(entropy, mask).item(), **{k: v.item() for k, v in stats.items()})
-        self._steer(stats.get("kl"))
+        share = self.share(mask)
+        told = {name: (share * value).item() for name, value in stats.items()}
+        self.note(beta=self.beta, entropy=(share * token_mean(entropy, mask)).item(), **told)
+        self._steer(told.get("kl"))
         return loss
 
-    def _begin_step(self, model: PreTrainedModel) -> None:
+    @contextmanager
+    def _as_reference(self, model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        """The reference policy; `model` itself is it where its adapter is switched off."""
+        if self.reference is not None:
+            yield self.reference
+        else:
+            with self.accelerator.unwrap_model(model).disable_adapter():
+                yield model
+
+    def _begin_step(self) -> None:
         # s = 1 at the first update and t at the last (Eq. 3).
-        self._beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
+        self.beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
         self._kls.clear()
         if self.state.global_step % self.args.num_iterations == 0 or not self._experiences:
-            self._experiences = self._explore(self.accelerator.unwrap_model(model))
+            self._experiences = self.inside(self._explore)
 
     def _tokens_of_a_micro_batch(self) -> float | None:
         """For the dapo loss: the mean number of completion tokens of this step's micro-batches, in all processes."""
@@ -143,23 +166,22 @@ class GRPODTrainer(VisionLanguageTrainer):
         tokens = sum(experience.batch.mask.sum() for experience in self._experiences)
         return self.accelerator.reduce(tokens, "mean").item() / len(self._experiences)
 
-    def _steer(self, kl: torch.Tensor | None) -> None:
+    def _steer(self, kl: float | None) -> None:
         """Tells an adaptive controller, once a step, how far the policy is from the reference."""
         if not isinstance(self.kl_schedule, AdaptiveKL) or kl is None:
             return
-        self._kls.append(kl.item())
+        self._kls.append(kl)
         if len(self._kls) == len(self._experiences):
             mean = torch.tensor(self._kls, device=self.args.device).mean()
             self.kl_schedule.update(self.accelerator.reduce(mean, "mean").item())
 
     # Its experience
 
-    @torch.no_grad()
     def _explore(self, model: PreTrainedModel) -> list[Experience]:
         """Completions, rewards and advantages of the step's micro-batches."""
         batches = [batch["prompts"].to(self.args.device) for batch in self._incoming]
         samples = [batch["samples"] for batch in self._incoming]
-        frozen = self.args.freeze_vision
+        frozen = self.vision_is_frozen
         features = [image_features(model, batch) if frozen else None for batch in batches]
         if self._shares_trained_features:
             with torch.enable_grad():
@@ -193,7 +215,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         """
         args = self.args
         alone = self.accelerator.distributed_type == DistributedType.NO
-        return alone and not (args.freeze_vision or args.dynamic_sample) and args.num_iterations == 1
+        return alone and not (self.vision_is_frozen or args.dynamic_sample) and args.num_iterations == 1
 
     def _groups(
         self,
@@ -301,7 +323,7 @@ class GRPODTrainer(VisionLanguageTrainer):
                 indices = [sample["index"] for sample in samples[i]]
                 batch, samples[i] = self._collated(indices)
                 batches[i] = batch.to(self.args.device)
-                features[i] = image_features(model, batches[i]) if self.args.freeze_vision else None
+                features[i] = image_features(model, batches[i]) if self.vision_is_frozen else None
             made = self._groups(
                 model, [batches[i] for i in touched], [samples[i] for i in touched], [features[i] for i in touched]
             )
@@ -324,15 +346,16 @@ class GRPODTrainer(VisionLanguageTrainer):
 
     def _tell(self, groups: list[list[Group]], experiences: list[Experience]) -> None:
         flat = [group for row in groups for group in row]
+        gathered = self.accelerator.gather  # every process has as many groups
         for number, (name, _) in enumerate(self.rewards):
-            values = torch.cat([group.rewards[:, number] for group in flat])
+            values = gathered(torch.cat([group.rewards[:, number] for group in flat]))
             known = values[~values.isnan()]
             if len(known):
                 self.note(**{f"rewards/{name}/mean": known.mean().item(), f"rewards/{name}/std": _std(known)})
-        reward = torch.stack([group.reward for group in flat])
+        reward = gathered(torch.stack([group.reward for group in flat]))
         std = centre(reward).std(1)
-        lengths = torch.cat([group.mask.sum(1) for group in flat]).float()
-        ended = torch.cat([group.ended for group in flat])
+        lengths = gathered(torch.cat([group.mask.sum(1) for group in flat]).float())
+        ended = gathered(torch.cat([group.ended for group in flat]))
         self.note(
             reward=reward.mean().item(),
             reward_std=std.mean().item(),
@@ -347,7 +370,9 @@ class GRPODTrainer(VisionLanguageTrainer):
         if ended.any():
             self.note(**{"completions/mean_terminated_length": lengths[ended].mean().item()})
         if self.record is not None and self._step_is_logged():
-            self.record(self.state.global_step + 1, self._rows(flat, experiences))
+            rows = [row for found in together.every(self._rows(flat, experiences)) for row in found]
+            if self.is_world_process_zero():
+                self.record(self.state.global_step + 1, rows)
 
     def _step_is_logged(self) -> bool:
         step = self.state.global_step + 1
@@ -401,12 +426,11 @@ class GRPODTrainer(VisionLanguageTrainer):
     def load_more(self, folder: Path) -> None:
         file = folder / self._experience_file
         if file.exists():
-            model = self.accelerator.unwrap_model(self.model)
-            self._experiences = load_experiences(file, self._collated, model, self.args.device)
-            if self.args.freeze_vision:
+            self._experiences = load_experiences(file, self._collated, self.bare(), self.args.device)
+            if self.vision_is_frozen:
                 for experience in self._experiences:
-                    with torch.no_grad():
-                        experience.features = image_features(model, experience.batch.prompts)
+                    look = functools.partial(image_features, prompts=experience.batch.prompts)
+                    experience.features = self.inside(look)
 
     @property
     def _experience_file(self) -> str:

@@ -37,6 +37,11 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds a LoRA adapter (`othink_mr1.models.lora`) and no whole model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
 def text_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's part of a config: nested in newer ones, at the top in older ones."""
     return config.get("text_config") or config

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from othink_mr1.errors import UserError
-from othink_mr1.models.folder import check_model_folder
+from othink_mr1.models.folder import check_model_folder, is_adapter
 from othink_mr1.models.processor import Processor
 
 
@@ -14,7 +14,7 @@ def load_model(folder: str | Path, dtype: str = "float32", device: str | torch.d
     """A Qwen-VL model in evaluation mode.
 
     Args:
-        folder: a folder in Hugging Face's layout.
+        folder: a folder in Hugging Face's layout, or an adapter's, which is then merged into its base.
         dtype: float32, bfloat16 or float16.
         device: where it goes; None means CUDA where there is one, else the CPU.
 
@@ -22,6 +22,11 @@ def load_model(folder: str | Path, dtype: str = "float32", device: str | torch.d
         UserError: the folder does not hold such a model, or its weights cannot be read.
     """
     folder = Path(folder)
+    if is_adapter(folder):
+        # Imported here: peft takes a second, and most folders hold a whole model.
+        from othink_mr1.models.lora import base_of, merge
+
+        return merge(load_model(base_of(folder), dtype, device), folder).eval()
     check_model_folder(folder)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

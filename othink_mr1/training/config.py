@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+STRATEGIES = ("ddp", "fsdp")
+
 
 @dataclass
 class VisionLanguageConfig(TrainingArguments):
@@ -18,9 +20,32 @@ class VisionLanguageConfig(TrainingArguments):
         default=5, metadata={"help": "steps in a row whose gradient is not finite, after which the run ends"}
     )
     freeze_vision: bool = field(default=False, metadata={"help": "leave the vision tower as it is"})
+    lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0: all weights are trained"})
+    lora_alpha: float = field(default=32.0, metadata={"help": "an adapter's change is scaled by lora_alpha / lora_r"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "leave it 0"})
+    lora_target_modules: str | list[str] = field(
+        default="all-linear", metadata={"help": "names of layers, such as q_proj; all-linear: all but the head"}
+    )
+
+    strategy: str = field(default="ddp", metadata={"help": "of several processes: ddp, or fsdp to share the weights"})
 
     # Samples come as they are: columns that the model does not know belong to rewards and targets.
     remove_unused_columns: bool = field(default=False, metadata={"help": "leave it False"})
     # log.jsonl is the record; whoever wants it elsewhere mirrors the file.
     report_to: str | list[str] | None = field(default="none", metadata={"help": "as in TrainingArguments"})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "as in TrainingArguments"})
+
+    # Every pass uses every weight.
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "as in TrainingArguments"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {self.strategy!r}; it should be one of {', '.join(STRATEGIES)}")
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r is {self.lora_r}; it should be 0 (all weights are trained) or a rank")
+        if self.lora_dropout:
+            raise ValueError(
+                f"lora_dropout is {self.lora_dropout}; it should be 0: the policy that is trained would not be the one "
+                "that sampled, and a completion's ratio would not begin at 1"
+            )

@@ -32,13 +32,16 @@ class LogFile(TrainerCallback):
         self.resumed_anyway = resumed_anyway
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         known = {entry["step"] for entry in state.log_history if "resumed_anyway" in entry}
         state.log_history += [{"resumed_anyway": 1.0, "step": s} for s in self.resumed_anyway if s not in known]
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in state.log_history))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**state.log_history[-1], "time": time.time()}) + "\n")
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**state.log_history[-1], "time": time.time()}) + "\n")
 
 
 def write_curves(history: list[dict[str, Any]], path: Path) -> None:

@@ -12,8 +12,10 @@ import torch
 import transformers
 
 from othink_mr1.errors import UserError
-from othink_mr1.models.loading import save_model
+from othink_mr1.models.loading import load_model, save_model
+from othink_mr1.models.lora import SUBFOLDER, record_base
 from othink_mr1.stages import replace_folder
+from othink_mr1.training import together
 from othink_mr1.training.fingerprint import Home, siblings
 from othink_mr1.training.logs import LogFile, write_curves
 from othink_mr1.training.trainer import StopAndReport, VisionLanguageTrainer
@@ -103,11 +105,13 @@ def run(
         trainer.train(resume_from_checkpoint=True)
         if not watch.stopped:
             save_whole(trainer, outputs.model)
-            write_curves(trainer.state.log_history, outputs.curves)
+            if trainer.args.should_save:
+                write_curves(trainer.state.log_history, outputs.curves)
+    together.barrier()
     if watch.stopped:
         reporter.raise_if_stopped()
     # A stage that ended well needs neither its checkpoints nor those of its earlier settings.
-    for folder in [home.folder, *siblings(home.folder)]:
+    for folder in [home.folder, *siblings(home.folder)] if trainer.args.should_save else []:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -143,10 +147,20 @@ def trouble_in_words(folder: Path, savings: Sequence[str] = ()) -> Iterator[None
 
 
 def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:
-    """The trained model in `folder`, written beside and renamed."""
+    """The trained model in `folder`, written beside and renamed; every process has to call it.
+
+    A LoRA adapter is merged into its base, so that whoever uses the folder need not know of it, and lies in `adapter/`
+    by itself, too.
+    """
     trainer.mark("saving the model")
-    model = trainer.accelerator.unwrap_model(trainer.model)
     beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    save_model(model, trainer.processor, beside)
-    replace_folder(beside, folder)
+    if trainer.args.should_save:
+        shutil.rmtree(beside, ignore_errors=True)
+    adapter = bool(trainer.args.lora_r)
+    trainer.save_model(str(beside / SUBFOLDER if adapter else beside))
+    if trainer.args.should_save:
+        if adapter:
+            base = Path(trainer.bare().name_or_path)
+            record_base(beside / SUBFOLDER, base)
+            save_model(load_model(beside / SUBFOLDER, device="cpu"), trainer.processor, beside)
+        replace_folder(beside, folder)

@@ -1,15 +1,16 @@
 """What SFT and GRPO share: a `transformers.Trainer` whose checkpoints are whole or absent, and whose batches are
 pictures and questions."""
 
+import functools
 import json
 import math
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerControl
@@ -17,13 +18,15 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from othink_mr1.errors import UserError
 from othink_mr1.grpo.shared_prefix import install
 from othink_mr1.models.loading import load_model
+from othink_mr1.models.lora import adapter_weights, bare, save_adapter, with_adapter
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
-from othink_mr1.training import checkpoints, phases
+from othink_mr1.training import checkpoints, phases, sharding, together
 from othink_mr1.training.allocator import keep_freed_memory
 from othink_mr1.training.config import VisionLanguageConfig
 
 Sample = dict[str, Any]
+T = TypeVar("T")
 _BETWEEN = "between_logs.json"
 # model, processor, samples, batch size, longest completion -> metrics
 Validate = Callable[[PreTrainedModel, Processor, Sequence[Sample], int, int], dict[str, float]]
@@ -75,11 +78,15 @@ class VisionLanguageTrainer(Trainer):
     ) -> None:
         if args.device.type == "cpu":
             keep_freed_memory()
-        if args.freeze_vision:
-            model.model.visual.requires_grad_(False)
         install(model)
+        trained: torch.nn.Module = model
+        if args.lora_r:
+            rank, alpha, targets = args.lora_r, args.lora_alpha, args.lora_target_modules
+            trained = with_adapter(model, rank, alpha, targets, not args.freeze_vision, args.seed)
+        elif args.freeze_vision:
+            model.model.visual.requires_grad_(False)
         super().__init__(
-            model=model,
+            model=trained,
             args=args,
             data_collator=Collator(processor),
             train_dataset=Numbered(train_samples),
@@ -87,6 +94,13 @@ class VisionLanguageTrainer(Trainer):
             processing_class=processor,
             callbacks=callbacks,
         )
+        if args.strategy == "fsdp" and together.several():
+            sharding.shard(trained, args.device)
+            # It would wrap the model again, in DDP.
+            self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self.is_sharded = sharding.is_sharded(trained)
+        # Whether pictures always have the same features; with an adapter that may be without `freeze_vision`.
+        self.vision_is_frozen = not any(p.requires_grad for p in model.model.visual.parameters())
         self.remove_callback(PrinterCallback)
         self.processor = processor
         self.validate = validate
@@ -105,6 +119,15 @@ class VisionLanguageTrainer(Trainer):
         if args.save_minutes is not None:
             self.add_callback(_SaveByTheClock(60 * args.save_minutes))
 
+    def bare(self) -> PreTrainedModel:
+        """The Qwen-VL model inside what is wrapped around it."""
+        return bare(self.accelerator.unwrap_model(self.model))
+
+    def inside(self, function: Callable[[PreTrainedModel], T]) -> T:
+        """What `function` says of the bare model, where all of its weights are at hand. It has no gradient."""
+        with torch.no_grad():
+            return self.model(inside=function) if self.is_sharded else function(self.bare())
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trains; see `transformers.Trainer.train`.
 
@@ -116,10 +139,13 @@ class VisionLanguageTrainer(Trainer):
             UserError: another process writes checkpoints to `output_dir`.
         """
         folder = Path(self.args.output_dir)
-        with checkpoints.held(folder):
-            found = checkpoints.newest(folder) if resume_from_checkpoint is True else resume_from_checkpoint
+        writes = self.is_world_process_zero()
+        with checkpoints.held(folder) if writes else nullcontext():
+            found = resume_from_checkpoint
+            if found is True:
+                found = together.first(str(checkpoints.newest(folder) or "") if writes else None)
             self._resumed_from = str(found) if found else None
-            if found:
+            if found and writes:
                 print(f"going on from {found}", flush=True)
             return super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
 
@@ -137,7 +163,14 @@ class VisionLanguageTrainer(Trainer):
 
     def count_tokens(self, *masks: torch.Tensor) -> None:
         """Adds to `num_tokens`, the tokens seen so far; the Trainer's state carries the sum through a resume."""
-        self.state.num_input_tokens_seen += sum(int(mask.sum()) for mask in masks)
+        count = torch.stack([mask.sum() for mask in masks]).sum()
+        self.state.num_input_tokens_seen += int(self.accelerator.reduce(count, "sum"))
+
+    def share(self, mask: torch.Tensor) -> torch.Tensor:
+        """The tokens of `mask` relative to their mean over the processes: a token mean times this, averaged over the
+        processes, is the mean over all of their tokens."""
+        count = mask.sum().float()
+        return count / self.accelerator.reduce(count, "mean").clamp(min=1) if together.several() else count.new_ones(())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -157,7 +190,7 @@ class VisionLanguageTrainer(Trainer):
         if "loss" in logs:
             now = time.perf_counter()
             steps = max(1, self.state.global_step - self._logged_before)
-            logs = {**logs, **{name: sum(v) / len(v) for name, v in self._buffer.items()}}
+            logs = {**logs, **self._means()}
             if self._skipped:
                 logs["skipped_steps"] = self._skipped
             logs["num_tokens"] = self.state.num_input_tokens_seen
@@ -171,8 +204,15 @@ class VisionLanguageTrainer(Trainer):
             logs = {**logs, "train_loss": self._total_loss_scalar / max(1, self.state.global_step)}
         super().log(logs, start_time)
 
+    def _means(self) -> dict[str, float]:
+        """Of what was noted since the last log, in all processes."""
+        noted = together.every(dict(self._buffer))
+        values = {name: [v for buffer in noted for v in buffer.get(name, ())] for buffer in noted for name in buffer}
+        return {name: sum(found) / len(found) for name, found in values.items()}
+
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model
         self._grad_norm = None if norm is None else float(norm)
         return norm
 
@@ -195,7 +235,8 @@ class VisionLanguageTrainer(Trainer):
         self._skipped += 1
         self._skipped_in_a_row += 1
         step, most = self.state.global_step + 1, self.args.max_skipped_steps
-        print(f"step {step}: the gradient's norm is {norm}; the step is skipped", flush=True)
+        if self.is_world_process_zero():
+            print(f"step {step}: the gradient's norm is {norm}; the step is skipped", flush=True)
         if self._skipped_in_a_row >= most:
             raise UserError(
                 f"step {step}: the gradient was not finite in {most} steps in a row (norm {norm}); the last checkpoint "
@@ -211,23 +252,77 @@ class VisionLanguageTrainer(Trainer):
         """What `validate` says of the model as it is now."""
         if self.validate is None:
             raise ValueError("evaluation needs a `validate` function, such as training.validation.greedy_accuracy")
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
+        self.model.eval()
         self.mark("validation")
         began = time.perf_counter()
-        size, length = self.args.per_device_eval_batch_size, self.args.eval_max_new_tokens
-        metrics = self.validate(model, self.processor, self.eval_dataset, size, length)
+        metrics = self._validate()
         self.log(dict(metrics))
         self._log_started += time.perf_counter() - began
         # The Trainer asks for an evaluation until it hears of one.
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _validate(self) -> dict[str, float]:
+        """Each process looks at its part of the samples; where weights are sharded, all have to make the same steps,
+        and each looks at all."""
+        validate, samples = self.validate, self.eval_dataset
+        assert validate is not None
+        size, length = self.args.per_device_eval_batch_size, self.args.eval_max_new_tokens
+        mine = range(0 if self.is_sharded else self.args.process_index, len(samples), self._eval_stride)
+        part = [samples[i] for i in mine] if len(mine) < len(samples) else samples
+        found = self.inside(lambda model: validate(model, self.processor, part, size, length)) if len(part) else {}
+        told = together.every((len(part), found))
+        total = sum(count for count, _ in told)
+        return {name: sum(count * f[name] for count, f in told if count) / total for name in told[0][1]}
+
+    @property
+    def _eval_stride(self) -> int:
+        return 1 if self.is_sharded else self.args.world_size
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: PreTrainedModel | None = None) -> None:
+        target = model or self.model
+        if self.args.lora_r:
+            weights = adapter_weights(target, Path(resume_from_checkpoint))
+            if self.is_sharded:
+                sharding.take_weights(target, weights)
+            else:
+                target.load_state_dict(weights, strict=False)
+            return
         # Qwen-VL checkpoints are saved under older names of their weights. `from_pretrained` translates them; the
         # Trainer's own loading does not, and goes on with whatever weights it has, with no more than a warning.
+        if self.is_sharded:
+            mine = load_model(resume_from_checkpoint, device="cpu").state_dict() if self.args.should_save else {}
+            sharding.take_weights(target, mine)
+            return
         saved = load_model(resume_from_checkpoint, device="cpu")
-        (model or self.model).load_state_dict(saved.state_dict(), strict=True)
+        target.load_state_dict(saved.state_dict(), strict=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights and processor, the adapter's alone where there is one; every process has to call it."""
+        folder = Path(output_dir or self.args.output_dir)
+        weights = sharding.whole_weights(self.model) if self.is_sharded else None
+        if not self.args.should_save:
+            return
+        if self.args.lora_r:
+            save_adapter(self.accelerator.unwrap_model(self.model), folder, weights)
+        else:
+            self.bare().save_pretrained(folder, state_dict=weights)
+        self.processor.save_pretrained(folder)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        sharding.save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir) / "optimizer.pt")
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        sharding.load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint) / "optimizer.pt")
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def _between_logs(self) -> dict[str, Any]:
         return {
@@ -256,7 +351,7 @@ class VisionLanguageTrainer(Trainer):
         self._begin_log(time.perf_counter())
         if self._resumed_from is None:
             return
-        saved = json.loads((Path(self._resumed_from) / _BETWEEN).read_text(encoding="utf-8"))
+        saved = json.loads((Path(self._resumed_from) / _BETWEEN).read_text(encoding="utf-8"))[self.args.process_index]
         self._tr_loss.fill_(saved["loss"])
         self._total_loss_scalar = saved["total_loss"]
         self._globalstep_last_logged = saved["logged"]
@@ -271,17 +366,22 @@ class VisionLanguageTrainer(Trainer):
         self.mark("saving")
         folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         unfinished = folder / checkpoints.UNFINISHED
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        together.barrier()
         self._saving_to = str(unfinished)
         try:
             super()._save_checkpoint(model, trial)
             self.save_more(unfinished / name)
+            between = together.every(self._between_logs())  # by then every process's files are there
             if self.args.should_save:
-                (unfinished / name / _BETWEEN).write_text(json.dumps(self._between_logs()), encoding="utf-8")
+                (unfinished / name / _BETWEEN).write_text(json.dumps(between), encoding="utf-8")
                 checkpoints.keep(folder, name, self.args.save_total_limit)
+            together.barrier()
         finally:
             self._saving_to = None
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if self.args.should_save:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class _GoOnBetweenLogs(TrainerCallback):
@@ -328,7 +428,7 @@ class _SaveByTheClock(TrainerCallback):
         self._last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save |= time.monotonic() - self._last >= self.seconds
+        control.should_save |= together.any_of(time.monotonic() - self._last >= self.seconds, args.device)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._last = time.monotonic()
@@ -358,7 +458,7 @@ class StopAndReport(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.report(state.global_step, state.max_steps, self._metrics)
-        if self.stop_requested() and state.global_step < state.max_steps:
+        if together.any_of(self.stop_requested(), args.device) and state.global_step < state.max_steps:
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True
