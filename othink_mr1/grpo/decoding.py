@@ -106,7 +106,7 @@ class GroupCache:
         own_weights = weights[..., length:].reshape(batch, heads, group, -1).transpose(1, 2)
         from_own = torch.bmm(own_weights.reshape(len(rows), per_key, -1), own_value)  # (B g K, r, D)
         out = from_prompt.view(batch, heads, group, -1).transpose(1, 2).reshape(from_own.shape)
-        return (out + from_own).view(query.shape)
+        return (out + from_own).reshape(query.shape)
 
     def keep(self, prompts: torch.Tensor | None, rows: torch.Tensor, group: int) -> None:
         """Goes on with fewer rows.
