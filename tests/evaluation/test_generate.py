@@ -10,6 +10,7 @@ from othink_mr1.evaluation.generate import by_size, complete, prompts_of
 from othink_mr1.evaluation.journal import Journal
 from othink_mr1.grpo.rollout import Completion, greedy
 from othink_mr1.models.loading import load_model, load_processor
+from tests.grpo import families
 
 
 def test_order_is_longest_first_and_stable() -> None:
@@ -27,6 +28,25 @@ def test_completions_come_in_the_order_of_the_file(project: Path, model_folder: 
     assert found == alone
     assert done == [3, 6, 7]
     assert all(completion.token_count <= 5 for completion in found)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_completions_are_those_of_generate_in_any_batch(family: str, seed: int) -> None:
+    processor = families.processor()
+    model = families.model(family, processor, seed=seed)
+    words = ["how", "many", "red", "items", "are", "there", "in", "the", "image"]
+    prompts = [" ".join((words * 9)[: 1 + 11 * i % 64]) for i in range(9)]
+    samples = [{"image": picture} for i in range(9) for picture in families.pictures(1, width=32 + 32 * (i % 3))]
+    batch = processor.encode(prompts, [sample["image"] for sample in samples])
+    inputs = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    ids = model.generate(**inputs, max_new_tokens=24, do_sample=False, suppress_tokens=processor.forbidden_tokens())
+    end = processor.tokenizer.eos_token_id
+    rows = [row[: row.index(end) + 1] if end in row else row for row in ids[:, batch.input_ids.shape[1] :].tolist()]
+    expected = [Completion(processor.decode(row), len(row), end not in row) for row in rows]
+    assert len({completion.text for completion in expected}) > 1
+    for size in (1, 4, 9):
+        assert complete(model, processor, samples, prompts, 24, size) == expected  # type: ignore[arg-type]
 
 
 def test_batches_in_the_journal_are_not_answered_again(project: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def pictures(count: int, width: int = 32, height: int = 32) -> list[Image.Image]
     return [Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def model(family: str, processor: Processor, scale: float = 4.0) -> PreTrainedModel:
+def model(family: str, processor: Processor, scale: float = 4.0, seed: int = 0) -> PreTrainedModel:
     """A random model; its weights are scaled up so that it prefers some tokens clearly."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     made = build_model(processor, hidden_size=64, num_hidden_layers=2, vision_depth=2, vision_embed_dim=48)
     if family != "qwen2_vl":
         made = _other(family, made)
