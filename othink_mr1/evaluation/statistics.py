@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
-from statistics import NormalDist
+from math import inf, sqrt
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 POWER = 0.8
@@ -49,16 +49,40 @@ def bootstrap_difference(
     return float(low), float(high)
 
 
-def detectable_difference(n: int, discordant: float, confidence: float = 0.95) -> float:
+def detectable_difference(n: int, discordant: float, confidence: float = 0.95, comparisons: int = 1) -> float:
     """The difference in accuracy that n paired items show in 80% of studies; models disagree on a share `discordant`.
 
-    Normal approximation of McNemar's test (Connor 1987), without the second-order term.
+    Normal approximation of McNemar's test (Connor 1987), without the second-order term, at the level that the first
+    of `comparisons` has to reach under Holm's correction. No difference is larger than the share on which two models
+    disagree, so a share too small for any is raised to the one that just suffices.
     """
     if n == 0:
         return 1.0
     normal = NormalDist()
-    z = normal.inv_cdf(0.5 + confidence / 2) + normal.inv_cdf(POWER)
-    return min(1.0, z * sqrt(max(discordant, 1 / n) / n))
+    z = normal.inv_cdf(1 - (1 - confidence) / comparisons / 2) + normal.inv_cdf(POWER)
+    return min(1.0, z * sqrt(max(discordant, z * z / n) / n))
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of independent values such as accuracies over seeds, by Student's t; infinite for one value."""
+    from scipy.stats import t
+
+    mean = fmean(values)
+    if len(values) < 2:
+        return mean, -inf, inf
+    half = float(t.ppf(0.5 + confidence / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def differs_from_zero(values: Sequence[float]) -> float:
+    """Two-sided p-value of the one-sample t-test: that differences over seeds are zero on average."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return 1.0
+    if stdev(values) == 0:
+        return 1.0 if values[0] == 0 else 0.0
+    return float(2 * t.sf(abs(fmean(values)) / (stdev(values) / sqrt(len(values))), len(values) - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -125,6 +149,8 @@ def settle(comparisons: Sequence[Comparison], confidence: float = 0.95) -> None:
     """Adjust the p-values of comparisons that are read together, and say in words what each shows."""
     for comparison, adjusted in zip(comparisons, holm([c.p_value for c in comparisons]), strict=True):
         comparison.p_adjusted = adjusted
+        discordant = (comparison.only_first + comparison.only_second) / comparison.n if comparison.n else 1.0
+        comparison.detectable = detectable_difference(comparison.n, discordant, confidence, len(comparisons))
         comparison.verdict = _verdict(comparison, confidence)
 
 

@@ -15,6 +15,8 @@ from othink_mr1.names import METHODS, MODELS, TASKS
 
 NAMES = {"base": "Base", "sft": "SFT", "grpo": "GRPO", "grpo_d": "GRPO-D"}
 KINDS = ("same-task", "cross-task")
+# Each trained model against the base, and GRPO-D against the two others: one family for Holm's correction.
+PAIRS = (*((method, "base") for method in METHODS), ("grpo_d", "sft"), ("grpo_d", "grpo"))
 
 
 def results(
@@ -104,11 +106,9 @@ def _row(
 def _comparisons(
     kind: str, right: Mapping[str, Mapping[str, Mapping[str, bool]]], confidence: float
 ) -> list[Comparison]:
-    """Each trained model against the base, and GRPO-D against the two others; one family for Holm's correction."""
-    pairs = [(method, "base") for method in METHODS] + [("grpo_d", "sft"), ("grpo_d", "grpo")]
     found = []
     for task in TASKS:
-        for first, second in pairs:
+        for first, second in PAIRS:
             a, b = model_for(first, task, kind), model_for(second, task, kind)
             ours, theirs = right[a][task], right[b][task]
             both = [(ours[key], theirs[key]) for key in ours if key in theirs]

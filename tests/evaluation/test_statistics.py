@@ -1,13 +1,19 @@
 """Intervals and tests, held against numbers worked out by hand or by R."""
 
+import math
+
+import numpy as np
 import pytest
+import scipy.stats
 
 from othink_mr1.evaluation.statistics import (
     bootstrap_difference,
     compare,
     detectable_difference,
+    differs_from_zero,
     holm,
     mcnemar_exact,
+    mean_interval,
     settle,
     wilson_interval,
 )
@@ -48,7 +54,40 @@ def test_holm_by_hand() -> None:
 
 
 def test_detectable_difference() -> None:
-    assert detectable_difference(400, 0.25) == pytest.approx(2.8016 * (0.25 / 400) ** 0.5, abs=1e-4)
+    # z: 1.959964 (two-sided 5%) + 0.841621 (power 80%); 2.807034 for 5% shared by 10 comparisons
+    assert detectable_difference(400, 0.25) == pytest.approx(2.801585 * (0.25 / 400) ** 0.5, abs=1e-6)
+    assert detectable_difference(400, 0.25, comparisons=10) == pytest.approx(3.648655 * (0.25 / 400) ** 0.5, abs=1e-6)
+    # Models that agree on all of 100 items would have to disagree on z²/n of them, all in favour of one.
+    assert detectable_difference(100, 0.0) == pytest.approx(2.801585**2 / 100, abs=1e-6)
+    assert detectable_difference(5, 1.0) == 1.0
+
+
+def test_detectable_differences_are_found_four_times_in_five() -> None:
+    rng, n, discordant = np.random.default_rng(0), 400, 0.25
+    gain = detectable_difference(n, discordant)
+    shares = [(discordant + gain) / 2, (discordant - gain) / 2, 1 - discordant]
+    draws = rng.multinomial(n, shares, size=2000)
+    power = np.mean([mcnemar_exact(int(a), int(b)) < 0.05 for a, b, _ in draws])
+    assert 0.73 < power < 0.84  # the exact test is a little stricter than the approximation
+
+
+def test_mean_over_seeds_by_students_t() -> None:
+    # mean 0.6, standard deviation 0.1, t(0.975, 2) = 4.302653
+    assert mean_interval([0.5, 0.6, 0.7]) == pytest.approx((0.6, 0.6 - 4.302653 * 0.1 / 3**0.5, 0.848414), abs=1e-6)
+    assert mean_interval([0.4]) == (0.4, float("-inf"), float("inf"))
+    values = [0.02, 0.05, 0.01, 0.04]
+    assert differs_from_zero(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue)
+    assert differs_from_zero([0.1]) == differs_from_zero([0.0, 0.0]) == 1.0
+    assert differs_from_zero([0.1, 0.1]) == 0.0
+
+
+def test_wilson_and_mcnemar_are_scipys() -> None:
+    for correct, n in [(1, 7), (150, 200), (255, 754), (753, 754)]:
+        theirs = scipy.stats.binomtest(correct, n).proportion_ci(0.9, method="wilson")
+        assert wilson_interval(correct, n, 0.9) == pytest.approx((theirs.low, theirs.high))
+    for b, c in [(3, 9), (40, 25), (1, 0)]:
+        tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
+        assert mcnemar_exact(b, c) == pytest.approx(min(1.0, 2 * tail))
 
 
 def test_words_follow_the_corrected_test_alone() -> None:
@@ -60,5 +99,7 @@ def test_words_follow_the_corrected_test_alone() -> None:
     settle([strong, weak, worse, even])
     assert (strong.verdict, worse.verdict) == ("better", "worse")
     assert weak.p_adjusted == pytest.approx(0.0625)
-    assert weak.verdict.startswith("no difference shown with 100 items; this many show differences from about 7 points")
+    assert weak.verdict.startswith(
+        "no difference shown with 100 items; this many show differences from about 11 points"
+    )
     assert even.verdict.startswith("no difference shown")
