@@ -61,6 +61,20 @@ def run(
 
 
 @app.command()
+def study(
+    seeds: Annotated[str, typer.Option("--seeds", metavar="N,N,...", help="Whole numbers, such as 0,1,2.")],
+    profile: Profile = None,
+    overrides: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Run the pipeline for several seeds and print means and intervals over them; promotes nothing."""
+    with _one_line():
+        from flows.commands import study as command
+
+        command.study(seeds, profile, overrides or [], as_json)
+
+
+@app.command()
 def status(as_json: Json = False) -> None:
     """Each step: done, stale (and what changed), failed, never ran; how long it took; its MLflow run."""
     with _one_line():

@@ -4,7 +4,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,17 +35,34 @@ def run(
     if plan_only:
         _show_plan(request.prepare(root, profile, overrides, from_step, only, force, looking=True), as_json)
         return
+    with running() as (root, execute):
+        outcomes = execute(
+            request.prepare(root, profile, overrides, from_step, only, force, resume_anyway=resume_anyway)
+        )
+    _show_results(root, outcomes, time.time() - began, as_json)
+
+
+@contextmanager
+def running() -> Iterator[tuple[Path, Callable[[request.Request], dict[str, dict[str, Any]]]]]:
+    """The project's folder, and what carries a request out there and gives the outcomes; no other run is at work.
+
+    Raises:
+        UserError: another run is at work, or a tool is missing; and from the call: a step failed.
+    """
+    root = project.find_root()
     project.check_tools(root)
     # Handlers, not the defaults: a shell's background job ignores SIGINT, and so would all that we start.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     with run_lock.running(root) as lock:
         own = server.Server(root, lock) if project.prepare_prefect(root) else None
-        wanted = request.prepare(root, profile, overrides, from_step, only, force, resume_anyway=resume_anyway)
-        with board.shown(root) as shown:
-            shown.say(_headline(wanted))
-            outcomes = _run_flow(wanted, lock, shown, own)
-    _show_results(root, outcomes, time.time() - began, as_json)
+
+        def execute(wanted: request.Request) -> dict[str, dict[str, Any]]:
+            with board.shown(root) as shown:
+                shown.say(_headline(wanted))
+                return _run_flow(wanted, lock, shown, own)
+
+        yield root, execute
 
 
 def _run_flow(
