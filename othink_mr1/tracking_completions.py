@@ -59,10 +59,10 @@ def _shown(root: Path, file: Path) -> dict[str, list[Any]]:
     train = read_split(root / "data" / chosen[0]["task"], "train")
     if any(row["index"] >= len(train) or train[row["index"]]["sample_id"] != row["sample_id"] for row in chosen):
         return {}  # the data have changed since
-    shown = ("step", "sample_id", "prompt", "completion", "solution", "reward", "advantage")
-    table: dict[str, list[Any]] = {name: [row[name] for row in chosen] for name in shown}
-    table["picture"] = [mlflow.Image(train[row["index"]]["image"]) for row in chosen]
-    return table
+    # In the order in which MLflow shows them.
+    shown = ("completion", "reward", "advantage", "solution", "prompt", "sample_id", "step")
+    pictures = [mlflow.Image(train[row["index"]]["image"]) for row in chosen]
+    return {"picture": pictures, **{name: [row[name] for row in chosen] for name in shown}}
 
 
 def _ends(group: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
