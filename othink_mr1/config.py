@@ -134,6 +134,7 @@ def resolve(
         "data": data,
         "base": keyed("base", config.base.model_dump(mode="json", exclude_none=True)),
         "train": {method: {task: _trainer(config, method, task) for task in TASKS} for method in METHODS},
+        "training": config.trainings.model_dump(mode="json"),
         "evaluation": config.evaluation.model_dump(mode="json"),
         "tables": config.tables.model_dump(mode="json"),
         "local": {"paths": paths},

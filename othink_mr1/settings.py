@@ -377,6 +377,26 @@ class Promotion(Settings):
     max_cross_task_drop: Share = 0.05
 
 
+class Launch(Settings):
+    """The processes of one training; othink_mr1.training.launch starts them."""
+
+    # On each machine; on GPUs one a GPU.
+    processes: Count = 1
+    machines: Count = 1
+    # null: as the method's bf16 says. (YAML reads a bare `no` as false.)
+    mixed_precision: (
+        Annotated[Literal["no", "bf16"], BeforeValidator(lambda given: "no" if given is False else given)] | None
+    ) = None
+    # fsdp: weights, gradients and optimiser state are shared out; ddp: each process has all of them.
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+
+
+class Trainings(Settings):
+    """What holds for every training."""
+
+    launch: Launch = Launch()
+
+
 class Tracking(Settings):
     """Where MLflow keeps its records; null is the SQLite file under .othink/mlflow."""
 
@@ -412,6 +432,7 @@ class Config(Settings):
     evaluation: Evaluation
     tables: Tables = Tables()
     promotion: Promotion = Promotion()
+    trainings: Trainings = Field(Trainings(), alias="training")
     tracking: Tracking = Tracking()
     flow: Flow = Flow()
     pools: ByStep[Text] = {}

@@ -197,6 +197,31 @@ def stage(name: str, checkpoints: bool = False) -> Iterator[Stage]:
         processes.unlock(lock)
 
 
+class _Follower(Stage):
+    """Tells nothing: the first process does."""
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        pass
+
+    def note(self, **facts: Any) -> None:
+        pass
+
+    def finish(self, state: str, message: str = "") -> None:
+        pass
+
+
+@contextmanager
+def follower(name: str) -> Iterator[Stage]:
+    """Run the body as a further process of a stage that the first one holds. It is asked to stop as that one is."""
+    running = _Follower(name, checkpoints=True)
+    before = {number: signal.signal(number, running.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield running
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_step(main: Callable[[], Any]) -> None:
     """Run a step's main and exit: 0, or 1 with one line for what the user can put right, or 128 + signal."""
     try:

@@ -5,10 +5,17 @@ every logged step (SFT samples none).
 """
 
 import argparse
+import os
+import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from othink_mr1 import processes, stages
+from othink_mr1.errors import UserError
 from othink_mr1.names import METHODS, TASKS
+from othink_mr1.training import launch
 from steps import harness
 
 
@@ -25,18 +32,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = f"{chosen.method}-{chosen.task}"
     settings = harness.params(f"train.{chosen.method}.{chosen.task}")
     seed, threads = harness.params("seed"), harness.params("threads")
-    with harness.stage(f"train@{name}", checkpoints=True) as stage:
+    shape = harness.params("training.launch")
+    if shape["processes"] * shape["machines"] > 1 and not launch.is_launched():
+        _launch(f"train@{name}", shape, ["--method", chosen.method, "--task", chosen.task])
+        return
+    first = os.environ.get("RANK", "0") == "0"
+    with harness.stage(f"train@{name}", checkpoints=True) if first else harness.follower(f"train@{name}") as stage:
         stage.progress(0, 1, "loading")
-        _train(chosen.method, chosen.task, settings, seed, threads, stage)
+        _train(chosen.method, chosen.task, settings, seed, threads, shape, stage)
 
 
-def _train(method: str, task: str, settings: dict, seed: int, threads: int, stage: harness.Stage) -> None:
+def _launch(stage: str, shape: dict[str, Any], arguments: Sequence[str]) -> None:
+    """Start the training's processes and say how they ended."""
+    import torch
+
+    def holder() -> processes.Process | None:
+        found = stages.holder(stage)
+        return found[0] if found is not None and found[0].alive else None
+
+    command = launch.command(shape, torch.cuda.is_available(), "steps.train", arguments)
+    told, number = launch.run(command, {"OTHINK_OWNER": str(harness.owner())}, holder)
+    if told is None:
+        return
+    status = stages.read_status(stage) or {}
+    if number is not None or (status.get("state") == "interrupted" and "ended_at" in status):
+        raise harness.Interrupted(number or signal.SIGTERM)
+    if status.get("state") == "failed" and status.get("users_mistake"):
+        raise UserError(status["message"])
+    stages.write_status(stage, {**status, "stage": stage, "state": "failed", "message": told, "ended_at": time.time()})
+    raise UserError(told)
+
+
+def _train(
+    method: str, task: str, settings: dict, seed: int, threads: int, shape: dict[str, Any], stage: harness.Stage
+) -> None:
     # Imported here: `--help` and a wrong argument should not wait for torch.
+    import torch
+    from accelerate import PartialState
     from transformers import TrainerCallback
 
     from othink_mr1.data.completions import CompletionsFolder
     from othink_mr1.data.reading import read_split
     from othink_mr1.models.loading import load_model, load_processor
+    from othink_mr1.training import together
     from othink_mr1.training.estimate import require_memory, savings
     from othink_mr1.training.fingerprint import home
     from othink_mr1.training.needs import job_of, memory_of_device
@@ -58,7 +96,11 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     job = job_of(base, processor, train, settings, threads)
     require_memory(job, *memory_of_device())
     inputs = [data / "train.parquet", data / "validation.parquet", base]
-    mine = home(f"train@{method}-{task}", [settings, seed], inputs, harness.resume_anyway())
+    first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
+    precision = {} if shape["mixed_precision"] is None else {"bf16": shape["mixed_precision"] == "bf16"}
+    settings = {**settings, **precision, "strategy": shape["strategy"]}
+    origin = [settings, seed], inputs, harness.resume_anyway()
+    mine = together.first(home(f"train@{method}-{task}", *origin) if first else None)
     config = Config(
         **machine_arguments(mine.folder, seed),
         eval_strategy="steps" if settings.get("eval_steps") else "no",
@@ -70,7 +112,7 @@ def _train(method: str, task: str, settings: dict, seed: int, threads: int, stag
     options = {} if method == "sft" else {"record": sampled}
 
     def make_trainer(callbacks: list[TrainerCallback]) -> VisionLanguageTrainer:
-        callbacks = [*callbacks, sampled]
+        callbacks = [*callbacks, sampled] if first else callbacks
         return Trainer(load_model(base), config, processor, train, validation, callbacks, greedy_accuracy, **options)
 
     run(make_trainer, mine, outputs, stage, savings(job))

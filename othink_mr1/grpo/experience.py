@@ -95,7 +95,7 @@ def load_experiences(
         collate: encodes the samples with the given indices.
     """
     experiences = []
-    with safe_open(path, "pt", device=str(device)) as file:
+    with safe_open(path, "pt") as file:
         names = set(file.keys())
         for number, indices in enumerate(json.loads(file.metadata()["indices"])):
             prompts, samples = collate(indices)
@@ -103,7 +103,7 @@ def load_experiences(
 
             def read(name: str, prefix: int = number) -> torch.Tensor | None:
                 full = f"{prefix}.{name}"
-                return file.get_tensor(full) if full in names else None
+                return file.get_tensor(full).to(device) if full in names else None
 
             ids, mask = read("completion_ids"), read("completion_mask")
             assert ids is not None

@@ -163,7 +163,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         """For the dapo loss: the mean number of completion tokens of this step's micro-batches, in all processes."""
         if self.args.loss_type != "dapo":
             return None
-        tokens = sum(experience.batch.mask.sum() for experience in self._experiences)
+        tokens = torch.stack([experience.batch.mask.sum() for experience in self._experiences]).sum().float()
         return self.accelerator.reduce(tokens, "mean").item() / len(self._experiences)
 
     def _steer(self, kl: float | None) -> None:

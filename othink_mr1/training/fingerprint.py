@@ -83,6 +83,9 @@ def home(stage: str, settings: Any, inputs: Iterable[Path], resume_anyway: bool 
             _write(folder, mine, [*recorded.get("resumed_anyway", []), [step, what]])
             break
         told = ", ".join(key for key in changed if key not in _CODE) or f"code: {_changes(mine, recorded)}"
+        if "processes" in changed and recorded:
+            before, now = recorded.get("processes"), mine["processes"]
+            told += f": {before} before and {now} now, which sum in another order and would not end with the same bits"
         print(f"{other}: another run's checkpoints ({told}); not used", flush=True)
     if not (recorded := _read(folder)):
         _write(folder, mine, [])

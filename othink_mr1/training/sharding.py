@@ -40,8 +40,12 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 
 def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The whole state dict for the first process, and an empty one for the others; all have to ask."""
-    return get_model_state_dict(model, options=_WHOLE)  # type: ignore[return-value]
+    """The whole state dict for the first process, and an empty one for the others; all have to ask. A tied weight is
+    there once."""
+    found = get_model_state_dict(model, options=_WHOLE)
+    once = dict(model.named_parameters())
+    again = {name for name, _ in model.named_parameters(remove_duplicate=False) if name not in once}
+    return {name: value for name, value in found.items() if name not in again}  # type: ignore[misc]
 
 
 def take_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:

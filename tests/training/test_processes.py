@@ -1,0 +1,97 @@
+"""Two processes (gloo, on the CPU) against one on the same global batch: the same completions and the same curve."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from othink_mr1.training.run import Outputs
+from tests.training.test_training import base, weights
+
+__all__ = ["base"]  # the fixture
+REPO = Path(__file__).parents[2]
+EVALUATION = {"eval_strategy": "steps", "eval_steps": 2, "eval_max_new_tokens": 4}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(name: str, base: Path, processes: int, kind: str, stop_at: int = -1, **settings: Any) -> list[dict[str, Any]]:
+    """What each process tells of its training."""
+    job = {"name": name, "kind": kind, "base": str(base), "checkpoints": f"ck-{name}", "settings": settings}
+    Path(f"{name}.job").write_text(json.dumps({**job, "stop_at": stop_at}))
+    launcher = [sys.executable]
+    if processes > 1:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    command = [*launcher, "-m", "tests.training.worker", f"{name}.job"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return [json.loads(Path(f"{name}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+def steps(told: dict[str, Any], names: tuple[str, ...]) -> list[float]:
+    return [entry[name] for entry in told["history"] for name in names if name in entry]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("grpo_d", {"strategy": "ddp"}),
+        ("grpo_d", {"strategy": "fsdp", "lora_r": 0}),
+        ("grpo_d", {"strategy": "ddp", "lora_r": 4, "freeze_vision": True, "num_iterations": 2}),
+        ("grpo_d", {"strategy": "fsdp", "lora_r": 4, "kl_schedule": "adaptive"}),
+        ("grpo_d", {"strategy": "fsdp", "freeze_vision": True, "loss_type": "dapo", "scale_rewards": "batch"}),
+        ("sft", {"strategy": "ddp", "gradient_accumulation_steps": 2, "target": "thinking"}),
+        ("sft", {"strategy": "fsdp"}),
+    ],
+)
+def test_two_processes_are_one(kind: str, settings: dict[str, Any], base: Path) -> None:
+    options = {**settings, **EVALUATION, "max_steps": 3, "learning_rate": 1e-4, "save_steps": 3}
+    (one,) = train("one", base, 1, kind, per_device_train_batch_size=2, **options)
+    two = train("two", base, 2, kind, per_device_train_batch_size=1, **options)
+    assert [told["world_size"] for told in two] == [2, 2]
+    if settings["strategy"] == "ddp":
+        assert two[0]["wrapper"] == "DistributedDataParallel"
+    else:
+        assert two[0]["wrapper"].startswith("FSDP")
+        assert two[0]["sharded_blocks"] == 5  # two layers, two vision blocks and the whole
+    names = ("loss", "grad_norm", "num_tokens", "eval_accuracy", "eval_format", "entropy", "kl", "beta", "reward",
+             "reward_std", "rewards/likes_early_tokens/std", "completions/mean_length")  # fmt: skip
+    assert steps(two[0], names) == pytest.approx(steps(one, names), rel=1e-5, abs=1e-5)
+    assert len(steps(two[0], ("loss",))) == 3
+    for step, rows in one["sampled"].items():
+        texts = [{(row["sample_id"], row["completion"]) for row in found} for found in (rows, two[0]["sampled"][step])]
+        assert texts[0] == texts[1]
+    assert not two[1]["sampled"]
+    expected = load_file(Outputs("one").model / "model.safetensors")
+    for name, value in load_file(Outputs("two").model / "model.safetensors").items():
+        assert value.numpy() == pytest.approx(expected[name].numpy(), abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("grpo_d", {"strategy": "ddp", "num_iterations": 2, "logging_steps": 3}),
+        ("grpo_d", {"strategy": "fsdp", "gradient_accumulation_steps": 2}),
+        ("sft", {"strategy": "fsdp", "lora_r": 4}),
+    ],
+)
+def test_a_stopped_training_of_two_processes_ends_with_the_same_bits(kind: str, settings: Any, base: Path) -> None:
+    train("whole", base, 2, kind, per_device_train_batch_size=1, **settings)
+    train("parts", base, 2, kind, per_device_train_batch_size=1, stop_at=1, **settings)
+    assert not Outputs("parts").model.exists()
+    train("parts", base, 2, kind, per_device_train_batch_size=1, **settings)
+    assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
+    assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
