@@ -11,6 +11,7 @@ Every function here is linear in the length of the completion and safe in thread
 """
 
 import re
+from functools import lru_cache
 
 from othink_mr1 import answers_r1v
 from othink_mr1.answers_exact import Quantity, UnreadableError, spell
@@ -71,6 +72,11 @@ def read(answer: str, task: str) -> Quantity | None:
     text = answer[: MAX_LENGTH + 1].strip().strip('*`"').rstrip(".。,，;；!").strip()
     if len(answer) > 4 * MAX_LENGTH or len(text) > MAX_LENGTH:
         return None
+    return _read(text, task)
+
+
+@lru_cache(maxsize=4096)  # the same few numbers come again and again; texts are short here
+def _read(text: str, task: str) -> Quantity | None:
     for reader in (_read_count, _read_value) if task == "counting" else (_read_value,):
         try:
             found = reader(text)
