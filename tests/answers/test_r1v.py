@@ -1,5 +1,6 @@
 """R1-V's protocol: what its scripts count, faults included."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +26,14 @@ from othink_mr1.errors import UserError
         ("<answer>-7</answer>", False),
         ("<answer>7.0</answer>", False),
         ("7", False),
+        ("<answer>７</answer>", True),  # \\d and int() know the digits of other scripts
+        ("<ANSWER>7</ANSWER>", False),
+        ("<answer><answer>7</answer></answer>", True),
+        ("<answer>7", False),
+        ("<answer></answer>", False),
+        ("<answer>1,007</answer>", False),
+        ("<answer>$7$</answer>", False),
+        ("<think><answer>8</answer></think><answer>7</answer>", False),
         ("<answer>" + "7" * 5000 + "</answer>", False),
     ],
 )
@@ -79,6 +88,30 @@ def test_format_of_hostile_text_is_linear() -> None:
 def test_geometry_counts_what_math_verify_does(completion: str, truth: str, right: bool) -> None:
     pytest.importorskip("math_verify")
     assert is_correct(completion, f"<answer> {truth} </answer>", "geometry", "r1v") is right
+
+
+ANSWERS = [
+    "<answer> 5 </answer>", "<answer>5</answer>", "<answer>\n5\n</answer>", "<ANSWER> 5 </ANSWER>", "<answer> 5",
+    "<answer> 4 </answer> <answer> 5 </answer>", "<answer> 5 </answer> <answer> 4 </answer>",
+    "<answer><answer> 5 </answer></answer>", "<answer> </answer>", "", " ", "5", "5.0", "05", "-5", "+5", "5%", "500%",
+    "so 5", "5 or 4", "4 or 5", "4, 5", "1,200", "1.200", "1200", "$5$", "\\boxed{5}", "\\(5\\)", "x = 5", "5 = x",
+    "<answer> x=5 </answer>", "angle CED is 140°", "∠CED = 140", "140°", "140 degrees", "$140^\\circ$", "8cm", "8 cm",
+    "8 厘米", "80 mm", "$8\\text{ cm}$", "\\frac{4}{5}", "$\\frac{4}{5}$", "4/5", "0.8", "80\\%", "2√{3}",
+    "$2\\sqrt{3}$", "2√3", "3.4641016151377544", "2", "65π", "$65\\pi$", "65", "204.2", "The answer is 5.", "Answer: 5",
+    "五", "<think> 180 - 40 = 140 </think> <answer> 140° </answer>", "<think> 140 </think> <answer> 40 </answer>",
+    "<think> 5 </think>", "final answer: 5 because 4 + 1 = 5", "(5, 4)", "{5}", "[4, 5]", "5 > 4", "5e0",
+    "5²", "<b>5</b>",
+]  # fmt: skip
+
+
+def test_geometry_is_item_for_item_what_r1vs_script_counts() -> None:
+    math_verify = pytest.importorskip("math_verify")
+    truths = ["5", "140°", "8cm", "\\frac{4}{5}", "2√{3}", "65π", "1200"]
+    parsed = {text: math_verify.parse(text) for text in (*ANSWERS, *truths)}
+    for completion, truth in itertools.product(ANSWERS, truths):
+        answer = parsed[completion]
+        counted = answer is not None and float(math_verify.verify(answer, parsed[truth])) > 0
+        assert is_correct(completion, truth, "geometry", "r1v") is counted, (completion, truth)
 
 
 def test_geometry_works_from_many_threads() -> None:
