@@ -49,12 +49,22 @@ def steps(told: dict[str, Any], names: tuple[str, ...]) -> list[float]:
     ("kind", "settings"),
     [
         ("grpo_d", {"strategy": "ddp"}),
-        ("grpo_d", {"strategy": "fsdp", "lora_r": 0}),
-        ("grpo_d", {"strategy": "ddp", "lora_r": 4, "freeze_vision": True, "num_iterations": 2}),
-        ("grpo_d", {"strategy": "fsdp", "lora_r": 4, "kl_schedule": "adaptive"}),
-        ("grpo_d", {"strategy": "fsdp", "freeze_vision": True, "loss_type": "dapo", "scale_rewards": "batch"}),
-        ("sft", {"strategy": "ddp", "gradient_accumulation_steps": 2, "target": "thinking"}),
-        ("sft", {"strategy": "fsdp"}),
+        ("grpo_d", {"strategy": "fsdp"}),
+        pytest.param(
+            "grpo_d",
+            {"strategy": "ddp", "lora_r": 4, "freeze_vision": True, "num_iterations": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("grpo_d", {"strategy": "fsdp", "lora_r": 4, "kl_schedule": "adaptive"}, marks=pytest.mark.slow),
+        pytest.param(
+            "grpo_d",
+            {"strategy": "fsdp", "freeze_vision": True, "loss_type": "dapo", "scale_rewards": "batch"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "sft", {"strategy": "ddp", "gradient_accumulation_steps": 2, "target": "thinking"}, marks=pytest.mark.slow
+        ),
+        pytest.param("sft", {"strategy": "fsdp"}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_are_one(kind: str, settings: dict[str, Any], base: Path) -> None:
@@ -80,6 +90,7 @@ def test_two_processes_are_one(kind: str, settings: dict[str, Any], base: Path) 
         assert value.numpy() == pytest.approx(expected[name].numpy(), abs=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
