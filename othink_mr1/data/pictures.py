@@ -78,9 +78,10 @@ def _read(encoded: bytes) -> Picture:
         raise RowError("picture_unreadable", _line(error)) from None
     width, height = picture.size
     _check_size(width, height)
-    digest = hashlib.sha256(f"{width}x{height}:".encode() + pixels).hexdigest()
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    digest.update(pixels)
     kept = encoded if plain else encode(picture)
-    return Picture(kept, width, height, digest, thumbnail(picture), encoded_anew=not plain)
+    return Picture(kept, width, height, digest.hexdigest(), thumbnail(picture), encoded_anew=not plain)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from othink_mr1.data.index import Index, opened
 from othink_mr1.data.parallel import ordered_map
 from othink_mr1.data.schema import QUARANTINE_SCHEMA, SCHEMA, SPLITS, ParquetSink
 from othink_mr1.data.settling import settle, settle_near
-from othink_mr1.data.sources import Job, Request, Source, open_source
+from othink_mr1.data.sources import Held, Job, Request, Source, open_source
 from othink_mr1.data.splitting import draw_validation, few_shot
 from othink_mr1.digests import file_digest
 from othink_mr1.errors import UserError
@@ -148,7 +149,21 @@ def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
 
 
 def _examine_job(job: Job, task: str) -> Accepted | Quarantined:
-    return examine(job(), task)
+    """A row's checks, in a worker. A picture that the job holds is left out of the result: `_examined` has it."""
+    raw = job()
+    result = examine(raw, task)
+    if isinstance(job, Held) and raw.picture is not None and result.row["image"]["bytes"] is raw.picture:
+        result.row["image"] = None
+    return result
+
+
+def _examined(jobs: Iterator[Job], task: str, expected: int) -> Iterator[Accepted | Quarantined]:
+    ahead, behind = tee(jobs)  # the jobs between the two are those that are being done
+    for result in ordered_map(partial(_examine_job, task=task), ahead, expected=expected):
+        job = next(behind)
+        if result.row["image"] is None:
+            result.row["image"] = {"bytes": job().picture, "path": None}
+        yield result
 
 
 def _read_all(
@@ -163,7 +178,7 @@ def _read_all(
     """First pass: every row by itself. Accepted rows wait in a file, the others are quarantined."""
     total, done = sum(source.rows for source in sources.values()), 0
     jobs = (job for split, source in sources.items() for job in _jobs(f"data.{task}.{split}", source))
-    results = ordered_map(partial(_examine_job, task=task), jobs, expected=total)
+    results = _examined(jobs, task, total)
     for split, source in sources.items():
         found = splits[split]
         with ParquetSink(folder / _WAITING.format(split=split), SCHEMA) as waiting:

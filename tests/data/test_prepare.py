@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from makers import balance, row, write_jsonl
+from makers import balance, encoded, plain, png, row, write_jsonl
 
 from othink_mr1.data import parallel
 from othink_mr1.data.prepare import Prepared, prepare
-from othink_mr1.data.reading import read_split
+from othink_mr1.data.reading import decode, read_split
 from othink_mr1.errors import UserError
 
 SYNTHETIC = {"source": "synthetic", "rows": 12, "image_size": 64}
@@ -52,6 +53,32 @@ def test_the_same_input_gives_the_same_bytes_with_and_without_processes(
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     run(tmp_path / "c", seed=1)
     assert digests(tmp_path / "a") != digests(tmp_path / "c")
+
+
+def test_pictures_inside_a_file_come_out_as_they_went_in_with_and_without_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey, broken = encoded(plain(5).convert("L")), png(6)[:60]
+    pictures = [*(png(number) for number in range(40)), grey, broken, None]
+    table = {"image": pictures, "problem": ["How many?"] * 43, "answer": [3] * 43}
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "source" / "rows.parquet")
+    for name in ("here", "workers"):
+        (tmp_path / name).mkdir()
+        paths = {"data.counting.train": tmp_path / "source"}
+        settings = {"train": {"source": "parquet"}, "validation": SYNTHETIC, "test": SYNTHETIC}
+        balance(prepare("counting", settings, 0, paths, tmp_path / name))
+        monkeypatch.setattr(parallel, "_LEAST_ITEMS", 1)
+        monkeypatch.setattr(parallel, "cores", lambda: 3)
+    assert digests(tmp_path / "here") == digests(tmp_path / "workers")
+    train = pq.read_table(tmp_path / "workers" / "train.parquet")["image"].to_pylist()
+    assert [one["bytes"] for one in train[:40]] == pictures[:40]
+    assert decode(train[40]["bytes"]).tobytes() == plain(5).convert("L").convert("RGB").tobytes()
+    quarantine = pq.read_table(tmp_path / "workers" / "quarantine.parquet").to_pylist()
+    assert [(one["reason"], one["image"]["bytes"]) for one in quarantine] == [
+        ("picture_truncated", broken),
+        ("picture_missing", None),
+    ]
 
 
 def test_a_split_has_the_same_bytes_whether_rows_had_to_leave_it_or_not(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ the place of its path: `resolve` puts it in, and the path is in `local.paths`. `
 
 from collections.abc import Callable
 
-from othink_mr1.data.sources.base import Job, Request, Source
+from othink_mr1.data.sources.base import Held, Job, Request, Source
 from othink_mr1.data.sources.hub import hub
 from othink_mr1.data.sources.imagefolder import imagefolder
 from othink_mr1.data.sources.jsonl import jsonl
@@ -33,7 +33,7 @@ from othink_mr1.data.sources.parquet import parquet
 from othink_mr1.data.sources.synthetic import synthetic
 from othink_mr1.errors import UserError
 
-__all__ = ["SOURCES", "Job", "Request", "Source", "open_source"]
+__all__ = ["SOURCES", "Held", "Job", "Request", "Source", "open_source"]
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "synthetic": synthetic,

@@ -10,7 +10,7 @@ from othink_mr1.data.checks import RawRow, printable
 from othink_mr1.data.pictures import MOST_PIXELS, RowError
 from othink_mr1.errors import UserError
 
-Job = Callable[[], RawRow]
+Job = Callable[[], RawRow]  # see also `Held`
 TEXTS = ("problem", "solution", "answer", "thinking")
 _MOST_BYTES = 4 * MOST_PIXELS  # of a picture's file: no picture that is accepted needs more
 # Of a file that is not there or has a name no system allows: that row's own fault. Any other error is the disk's.
@@ -31,6 +31,16 @@ class Request:
     def key(self) -> str:
         """The key of the settings in params.yaml, for messages."""
         return f"data.{self.task}.{self.split}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """The job of a source that has read its row already: whoever has the job need not be sent the picture back."""
+
+    row: RawRow
+
+    def __call__(self) -> RawRow:
+        return self.row
 
 
 @dataclass(frozen=True)

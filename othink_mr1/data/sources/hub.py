@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1.data.checks import RawRow, printable
-from othink_mr1.data.sources.base import Job, Request, Source, our_columns, picture_bytes, raw_row
+from othink_mr1.data.checks import printable
+from othink_mr1.data.sources.base import Held, Job, Request, Source, our_columns, picture_bytes, raw_row
 from othink_mr1.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,21 +96,21 @@ def _jobs(
             for table in part.iter(_ROWS):
                 for row in table.select(list(columns.values())).to_pylist():
                     values = {ours: row[theirs] for ours, theirs in columns.items()}
-                    yield partial(_read_row, request.split, f"{shown}:{number}", inside, values)
+                    yield _job(request.split, f"{shown}:{number}", inside, values)
                     number += 1
     except (OSError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{request.key}: the dataset {shown} cannot be read after row {number} ({why})") from None
 
 
-def _read_row(split: str, source: str, inside: Path, values: Mapping[str, Any]) -> RawRow:
+def _job(split: str, source: str, inside: Path, values: Mapping[str, Any]) -> Job:
     picture = values["image"]
     if isinstance(picture, dict):
         picture = picture.get("bytes") or picture.get("path")
     if isinstance(picture, bytes):
-        return raw_row(split, source, values, lambda: picture)
+        return Held(raw_row(split, source, values, lambda: picture))
     # A picture that lies beside the dataset's files: a row cannot name any other file of this machine.
-    return raw_row(split, source, values, partial(picture_bytes, inside, picture))
+    return partial(raw_row, split, source, values, partial(picture_bytes, inside, picture))
 
 
 def _revision(loaded: "datasets.Dataset") -> str | None:

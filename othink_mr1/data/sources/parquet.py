@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from othink_mr1.data.checks import RawRow, printable
 from othink_mr1.data.pictures import RowError
-from othink_mr1.data.sources.base import Job, Request, Source, our_columns, raw_row
+from othink_mr1.data.sources.base import Held, Job, Request, Source, our_columns, raw_row
 from othink_mr1.digests import matching_files
 from othink_mr1.errors import UserError
 
@@ -57,7 +57,7 @@ class _Shard:
                 for batch in file.iter_batches(_ROWS, columns=list(self._columns.values()), use_threads=False):
                     for row in batch.to_pylist():
                         values = {ours: row[theirs] for ours, theirs in self._columns.items()}
-                        yield partial(_read_row, split, f"{printable(self._path.name)}:{number}", values)
+                        yield Held(_read_row(split, f"{printable(self._path.name)}:{number}", values))
                         number += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
