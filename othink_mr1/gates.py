@@ -7,7 +7,7 @@ one of them got right.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from othink_mr1.evaluation.statistics import compare
+from othink_mr1.evaluation.statistics import compare, p_text
 
 Answers = Mapping[str, bool]  # item -> answered correctly
 
@@ -111,8 +111,9 @@ def _paired(name: str, task: str, against: str, first: Mapping[str, Answers], se
 def _decided(gate: Gate, passed: bool, condition: str) -> Gate:
     points = 100 * gate.difference
     low, high = (100 * bound for bound in gate.interval)
+    sure = f"95% interval {low:+.1f} to {high:+.1f}, {p_text(gate.p_value)}, n {gate.n}"
     says = (
         f"{gate.task}: {100 * gate.accuracy:.1f}% against {100 * gate.other:.1f}% of {gate.against}, "
-        f"{points:+.1f} points (95% interval {low:+.1f} to {high:+.1f}, p {gate.p_value:.3g}, n {gate.n}); {condition}"
+        f"{points:+.1f} points ({sure}); {condition}"
     )
     return Gate(**{**gate.__dict__, "passed": passed, "says": says})

@@ -37,6 +37,7 @@ def write_tables(settings: dict[str, Any], improvable_base: bool, stage: harness
         settings: confidence; paper ("2b" or "7b") where the paper's numbers belong beside ours.
         improvable_base: the base is the demo's.
     """
+    from othink_mr1.evaluation.by_answer import csv_text as by_answer_csv
     from othink_mr1.evaluation.tables import comparisons_csv, csv_text, markdown, results
 
     stage.progress(0, 3, "comparing models")
@@ -51,6 +52,7 @@ def write_tables(settings: dict[str, Any], improvable_base: bool, stage: harness
         write_whole(out / f"{name}.md", markdown(found, kind))
         write_whole(out / f"{name}_r1v.md", markdown(found, kind, "r1v"))
         write_whole(out / f"{name}_comparisons.csv", comparisons_csv(found["comparisons"][kind]))
+    write_whole(out / "by_answer.csv", by_answer_csv(found["by_answer"]))
     write_whole(out / "results.json", json.dumps(found, indent=1) + "\n")
     stage.progress(3, 3, "done")
 

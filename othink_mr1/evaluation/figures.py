@@ -62,13 +62,22 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], title: str, protocol: str =
         papers = [(x, row["paper"]) for x, row in zip(places, found, strict=True) if row["paper"] is not None]
         if papers:
             at, values = zip(*papers, strict=True)
-            axes.scatter(at, values, marker="D", s=22, color="white", edgecolor="#222222", zorder=3)
+            axes.scatter(
+                at,
+                values,
+                marker="D",
+                s=22,
+                color="white",
+                edgecolor="#222222",
+                zorder=3,
+                label="Paper" if i == 0 else None,
+            )
     axes.set_xticks(range(len(TASKS)), [task.capitalize() for task in TASKS])
     axes.set_ylabel("Accuracy, %")
     axes.set_ylim(0, 100)
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(methods), fontsize=9, loc="upper right")
+    axes.legend(frameon=False, ncols=len(methods) + 1, fontsize=9, loc="upper right")
     return figure
 
 

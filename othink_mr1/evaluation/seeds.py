@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from othink_mr1.answers import PROTOCOLS
-from othink_mr1.evaluation.statistics import differs_from_zero, holm, mean_interval
+from othink_mr1.evaluation.statistics import differs_from_zero, holm, mean_interval, p_text
 from othink_mr1.evaluation.tables import KINDS, NAMES, PAIRS
 from othink_mr1.names import METHODS, TASKS
 
@@ -98,7 +98,7 @@ def _cell(summary: Mapping[str, Any]) -> str:
 
 def _sentence(difference: Mapping[str, Any]) -> str:
     first, second = NAMES[difference["first"]], NAMES[difference["second"]]
-    numbers = f"{100 * difference['mean']:+.1f} points, p = {difference['p_adjusted']:.2g} (corrected)"
+    numbers = f"{100 * difference['mean']:+.1f} points, {p_text(difference['p_adjusted'])} (corrected)"
     if difference["verdict"] in ("better", "worse"):
         return f"- {difference['task']}: {first} is {difference['verdict']} than {second}: {numbers}"
     return f"- {difference['task']}: {first} and {second}: {difference['verdict']}: {numbers}"

@@ -32,6 +32,11 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
+def p_text(p_value: float) -> str:
+    """`p < 0.001` or `p = 0.012`."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
 def bootstrap_difference(
     only_first: int, only_second: int, n: int, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from othink_mr1.answers import PROTOCOLS
 from othink_mr1.evaluation import paper
+from othink_mr1.evaluation.by_answer import by_answer
 from othink_mr1.evaluation.predictions import read_metrics, right_items
 from othink_mr1.evaluation.statistics import Comparison, compare, settle, wilson_interval
 from othink_mr1.names import METHODS, MODELS, TASKS
@@ -42,6 +43,10 @@ def results(
         "improvable_base": improvable_base,
         "same_task": _rows("same-task", metrics, confidence, paper_size),
         "cross_task": _rows("cross-task", metrics, confidence, paper_size),
+        "by_answer": {
+            task: by_answer(folder, task, {m: model_for(m, task, "same-task") for m in ("base", *METHODS)})
+            for task in TASKS
+        },
         "comparisons": {kind: [c.as_dict() for c in found] for kind, found in comparisons.items()},
     }
 
@@ -181,6 +186,6 @@ def _cell(row: Mapping[str, Any], protocol: str) -> str:
     low, high = found["interval"]
     text = f"{100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
     if found["relative_change"] is not None:
-        text += f", {100 * found['relative_change']:+.0f}% of base"
+        text += f", {100 * found['relative_change']:+.0f}% relative to base"
     # the paper counts as R1-V does: its figures belong beside that count alone
     return text + (f"; paper {row['paper']:.2f}" if protocol == "r1v" and row["paper"] is not None else "")

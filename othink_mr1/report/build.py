@@ -82,7 +82,7 @@ def _render(root: Path, results: Mapping[str, Any], gates: Mapping[str, Any]) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": wording.percent, "points": wording.points, "p_value": wording.p_value}
+    environment.filters |= {"percent": wording.percent, "points": wording.points}
     curves = read_all(root / "training")
     data: dict[str, TaskData] = {task: task_data(root, task) for task in TASKS}
     sides: dict[str, SideBySide] = {task: side_by_side(root, task) for task in TASKS}

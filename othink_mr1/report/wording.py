@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from othink_mr1.evaluation.statistics import p_text
 from othink_mr1.evaluation.tables import NAMES, markdown, model_for
 from othink_mr1.names import TASKS
 from othink_mr1.report.facts import Facts
@@ -18,11 +19,6 @@ def percent(share: float, places: int = 1) -> str:
 def points(share: float) -> str:
     """`+38.3`, with a true minus sign."""
     return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def p_value(value: float) -> str:
-    """`p < 0.001` or `p = 0.012`."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def comparison_between(results: Mapping[str, Any], kind: str, task: str, other: str) -> dict[str, Any] | None:
@@ -57,7 +53,7 @@ def headline(results: Mapping[str, Any]) -> str:
 def verdict_sentence(found: Mapping[str, Any], first: str, second: str) -> str:
     """A comparison as a sentence with its interval and p-value."""
     low, high = (points(bound) for bound in found["interval"])
-    numbers = f"{points(found['difference'])} points ({low} to {high}), {p_value(found['p_adjusted'])}"
+    numbers = f"{points(found['difference'])} points ({low} to {high}), {p_text(found['p_adjusted'])}"
     if found["verdict"] in ("better", "worse"):
         return f"{first} is {found['verdict']} than {second}: {numbers}."
     return f"{first} and {second}: {found['verdict']}. Measured: {numbers}."

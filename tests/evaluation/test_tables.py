@@ -43,6 +43,24 @@ def test_accuracies_are_those_of_the_predictions(found: dict, project: Path) -> 
         assert row["clipped"] == sum(one["clipped"] for one in kept) / 40
 
 
+def test_right_answers_by_true_answer_add_up(found: dict, project: Path) -> None:
+    for task in TASKS:
+        rows = found["by_answer"][task]
+        totals = {row["method"]: row["strict"]["correct"] for row in found["same_task"]
+                  if row["task"] == task and row["prompt_kind"] == "reasoning"}  # fmt: skip
+        assert sum(row["n"] for row in rows) == 40
+        assert {method: sum(row["right"][method] for row in rows) for method in totals} == totals
+    kept = read_predictions(project / "evaluation" / "sft-counting")
+    threes = [one for one in kept if one["task"] == "counting" and one["solution"] == "<answer> 3 </answer>"]
+    three = next(row for row in found["by_answer"]["counting"] if row["answer"] == "3")
+    assert (three["n"], three["right"]["sft"]) == (len(threes), sum(one["correct_strict"] for one in threes))
+    assert [row["answer"] for row in found["by_answer"]["counting"]] == sorted(
+        row["answer"] for row in found["by_answer"]["counting"]
+    )
+    with (project / "tables" / "by_answer.csv").open() as file:
+        assert sum(int(row["right"]) for row in csv.DictReader(file) if row["method"] == "base") > 0
+
+
 def test_relative_change_is_the_papers(found: dict) -> None:
     base, sft = (
         next(
@@ -83,7 +101,14 @@ def test_files_hold_the_same_bytes_each_time(project: Path, tmp_path: Path) -> N
     write_tables({"confidence": 0.95}, True, Silent(), tmp_path)  # type: ignore[arg-type]
     names = sorted(path.name for path in (project / "tables").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "tables").iterdir())
-    assert {"results.json", "same_task.csv", "same_task.md", "same_task.png", "curves_counting.png"} <= set(names)
+    assert {
+        "results.json",
+        "same_task.csv",
+        "same_task.md",
+        "same_task.png",
+        "curves_counting.png",
+        "by_answer.csv",
+    } <= set(names)
     for name in names:
         assert (project / "tables" / name).read_bytes() == (tmp_path / "tables" / name).read_bytes(), name
 
