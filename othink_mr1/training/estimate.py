@@ -95,6 +95,11 @@ class Job:
         return self.rl and self.settings.get("beta_max", 0) > 0
 
     @property
+    def copied_reference(self) -> bool:
+        """With LoRA the reference is the model without its adapter, and no copy."""
+        return self.reference and not self.settings.get("lora_r")
+
+    @property
     def accumulation(self) -> int:
         return int(self.settings.get("gradient_accumulation_steps") or 1)
 
@@ -134,12 +139,12 @@ class Estimate:
 def estimate(job: Job) -> Estimate:
     """Memory and time of a training."""
     shape, settings = job.shape, job.settings
-    trained = shape.language_parameters if settings.get("freeze_vision") else shape.parameters
+    trained = _trained(job)
     certain = {
         "weights": 4.0 * shape.parameters,
         "optimiser": 8.0 * trained,
         "gradients": 4.0 * trained,
-        "reference": 4.0 * shape.parameters if job.reference else 0.0,
+        "reference": 4.0 * shape.parameters if job.copied_reference else 0.0,
         "program": _FIXED[job.kind],
     }
     training = {"activations": _activations(job), "logits": 12.0 * shape.vocabulary * _chunk(job)}
@@ -200,6 +205,16 @@ def _smaller(job: Job) -> list[tuple[str, Any]]:
     ]
     switches = [("gradient_checkpointing", True), ("freeze_vision", True)]
     return found + [switch for switch in switches if not settings.get(switch[0])]
+
+
+def _trained(job: Job) -> float:
+    """Parameters that have a gradient; of an adapter, that of a language layer's seven products and a block's four."""
+    shape, frozen = job.shape, job.settings.get("freeze_vision")
+    if not (rank := job.settings.get("lora_r")):
+        return shape.language_parameters if frozen else shape.parameters
+    layer = 5 * shape.hidden + 2 * shape.query + 2 * shape.key + 3 * shape.intermediate + 2 * shape.hidden
+    block = 7 * shape.vision_width + 2 * shape.vision_intermediate
+    return float(rank) * (shape.layers * layer + (0 if frozen else shape.vision_depth * block))
 
 
 def _chunk(job: Job) -> int:
