@@ -8,11 +8,13 @@ params.yaml as `module:function`.
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from othink_mr1.answers import format_ok, is_correct
 from othink_mr1.errors import UserError
 
+_LARGEST = 3e38  # of float32, in which rewards are summed
 Reward = Callable[..., Sequence[float | None]]
 
 
@@ -67,13 +69,17 @@ def call_reward(
     except Exception as error:
         where = _where_it_fails(function, completions, solutions, columns)
         raise UserError(f"reward {name}: {type(error).__name__}: {error}{where}") from error
-    if not isinstance(rewards, list) or len(rewards) != len(completions):
-        size = len(rewards) if isinstance(rewards, list) else type(rewards).__name__
+    if hasattr(rewards, "tolist"):  # an array or a tensor
+        rewards = rewards.tolist()
+    if not isinstance(rewards, list | tuple) or len(rewards) != len(completions):
+        size = len(rewards) if isinstance(rewards, list | tuple) else type(rewards).__name__
         raise UserError(
             f"reward {name}: it returned {size} for {len(completions)} completions; one number each is needed"
         )
     for index, reward in enumerate(rewards):
-        if reward is not None and not (isinstance(reward, int | float) and math.isfinite(reward)):
+        if isinstance(reward, int):  # one without end has no float
+            reward = min(max(reward, -int(_LARGEST)), int(_LARGEST))
+        if reward is not None and not (isinstance(reward, Real) and abs(float(reward)) < _LARGEST):
             where = _sample(columns, index)
             raise UserError(f"reward {name}: {reward!r} for sample {where}; a finite number or None is needed")
     return [math.nan if reward is None else float(reward) for reward in rewards]

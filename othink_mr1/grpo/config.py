@@ -1,5 +1,6 @@
 """The settings of GRPO and GRPO-D, beside those of transformers' TrainingArguments."""
 
+import math
 from dataclasses import dataclass, field
 
 from othink_mr1.grpo.advantages import SCALES
@@ -7,6 +8,9 @@ from othink_mr1.grpo.kl import AdaptiveKL, KLSchedule
 from othink_mr1.grpo.loss import LOSS_TYPES
 from othink_mr1.grpo.rollout import Sampling
 from othink_mr1.training.config import VisionLanguageConfig
+
+_AT_LEAST = {"num_iterations": 1, "max_completion_length": 1, "logprob_chunk": 1, "max_resample_times": 0, "top_k": 0,
+             "rollout_batch_size": 0, "tokens_per_pass": 0}  # fmt: skip
 
 
 @dataclass
@@ -42,7 +46,7 @@ class GRPODConfig(VisionLanguageConfig):
     )
     max_resample_times: int = field(default=3, metadata={"help": "how often a prompt is replaced at most"})
     rollout_batch_size: int = field(
-        default=0, metadata={"help": "prompts that are sampled together; 0: all of a step's"}
+        default=0, metadata={"help": "prompts that are sampled together, whole micro-batches at least; 0: a step's"}
     )
     reward_funcs: list[str] = field(
         default_factory=lambda: ["othink_mr1.rewards:accuracy_reward", "othink_mr1.rewards:format_reward"],
@@ -66,8 +70,16 @@ class GRPODConfig(VisionLanguageConfig):
         for name, known in (("loss_type", LOSS_TYPES), ("scale_rewards", SCALES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it should be one of {', '.join(known)}")
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations is {self.num_iterations}; it should be 1 or more")
+        for name, least in _AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it should be {least} or more")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; it should be above 0: a group needs differences")
+        for name, low in (("top_p", False), ("min_p", True)):
+            if not (0 <= getattr(self, name) <= 1 and (low or getattr(self, name) > 0)):
+                raise ValueError(f"{name} is {getattr(self, name)}; it should lie between 0 and 1")
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"epsilon is {self.epsilon}; it should lie between 0 and 1")
 
     @property
     def kl(self) -> KLSchedule | AdaptiveKL:

@@ -119,7 +119,7 @@ class RepeatedWindows(Sampler[int]):
     """Another sampler's indices in windows, each of which comes several times in a row.
 
     A window is what one rollout serves: as many indices as all processes' micro-batches of one step hold. Indices
-    that do not fill a last window are left out, as incomplete batches are.
+    that do not fill a last window are left out: a rollout has to serve all its updates.
     """
 
     def __init__(self, sampler: Sampler[int], window: int, times: int) -> None:

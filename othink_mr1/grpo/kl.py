@@ -75,8 +75,9 @@ class AdaptiveKL:
 
     def __post_init__(self) -> None:
         for name in ("beta", "target", "horizon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"kl_schedule adaptive: {name} is {getattr(self, name)}; it should be above 0")
+            least = 1 if name == "horizon" else 0  # a shorter one could turn beta's sign in a single update
+            if not least <= getattr(self, name) < math.inf or getattr(self, name) == 0:
+                raise ValueError(f"kl_schedule adaptive: {name} is {getattr(self, name)}; it should be above {least}")
 
     def __call__(self, step: int, total_steps: int) -> float:
         return self.beta

@@ -5,8 +5,8 @@ import torch
 from othink_mr1.grpo.shared_prefix import token_mean
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo")
-# exp(20) is 5e8. A token that the reference likes so much more than the policy that sampled it gets no pull beyond:
-# exp would overflow, and one token would be the whole gradient.
+# exp(20) is 5e8. A token that the reference likes even more than that, beside the policy that sampled it, counts as at
+# the limit and pulls no further: exp would overflow.
 MAX_LOG_RATIO = 20.0
 
 

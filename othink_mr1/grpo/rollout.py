@@ -13,6 +13,7 @@ from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from othink_mr1.errors import UserError
 from othink_mr1.grpo.attention import use_shared_attention
 from othink_mr1.grpo.decoding import GroupCache, Step, stepper
 from othink_mr1.models.passes import Features, image_features, next_positions, prompt_positions, text_states
@@ -144,6 +145,8 @@ def _generate(
         step = step or stepper(one_token, cache, token, position)
         logits = step(token, position)
         position = position + 1
+    if not logprobs.isfinite().all():
+        raise UserError("the model's logits are not finite: its weights are broken, or training has destroyed them")
     longest = int(lengths.max())
     mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
     return Rollout(ids[:, :longest], mask, ended, positions, logprobs[:, :longest])
@@ -203,17 +206,20 @@ def choose(
         total = cumulative[:, -1:]
         # right=True passes over tokens of probability zero; the target stays below the total, whatever the rounding.
         target = torch.minimum(uniforms.double()[:, None] * total, total.nextafter(torch.zeros_like(total)))
-        token = torch.searchsorted(cumulative, target, right=True)[:, 0]
+        # Of probabilities that are NaN none is found; the caller says so, and no index leaves the vocabulary.
+        token = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
     return token, scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
 
 
 def truncate(probs: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """`probs` (R, V) with zeros outside top-p, top-k and min-p; the most likely token always stays."""
     ranked, order = torch.sort(probs, dim=-1, descending=True, stable=True)
-    drop = ranked.cumsum(-1) - ranked >= sampling.top_p
-    drop |= ranked < sampling.min_p * ranked[:, :1]
     if sampling.top_k:
-        drop[:, sampling.top_k :] = True
+        ranked = ranked.index_fill(1, torch.arange(sampling.top_k, ranked.shape[1], device=ranked.device), 0)
+    # In generate's order: what top-k leaves is a distribution again before top-p looks at it, and so on.
+    shares = ranked / ranked.sum(-1, keepdim=True)
+    drop = shares.cumsum(-1) - shares >= sampling.top_p
+    drop |= ranked < sampling.min_p * ranked[:, :1]
     drop[:, 0] = False
     return torch.zeros_like(probs).scatter(-1, order, ranked.masked_fill(drop, 0.0))
 

@@ -120,6 +120,9 @@ def _one_pass(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     prompts, mask = batch.prompts, batch.mask
     packing = Packing.of(prompts.attention_mask, mask)
+    if not packing.filled.any():  # nothing to compute, and yet a backward pass may ask
+        nothing = 0 * model.get_input_embeddings().weight[:1, :1] * features.tokens[:1, :1]
+        return nothing.new_zeros(mask.shape) + nothing[..., None].float(), nothing.detach().new_zeros(mask.shape)
     length = mask.shape[2]
     ids = packing.pack(batch.completion_ids.flatten(1))  # (B, T)
     # A completion's tokens stand one after the other: how far into it is the column of its cell.
@@ -161,7 +164,7 @@ def chunked_logprobs(
         logits = logits if logits.dtype == torch.float64 else logits.float()
         all_logprobs = (logits / temperature).log_softmax(-1)
         with torch.no_grad():
-            entropy = -(all_logprobs.exp() * all_logprobs).sum(-1)
+            entropy = torch.special.entr(all_logprobs.exp()).sum(-1)
         return all_logprobs.gather(-1, target[:, None])[:, 0], entropy
 
     results = [

@@ -118,7 +118,8 @@ class GRPODTrainer(VisionLanguageTrainer):
             "tokens_per_pass": self.args.tokens_per_pass,
         }
         if experience.ref_logprobs is None and self._has_reference:
-            with self.phase("reference"), self._as_reference(model) as reference, torch.no_grad():
+            # A context of its own: autocast keeps the weights it has cast, and these have no gradient.
+            with self.phase("reference"), self._as_reference(model) as reference, self._precision(), torch.no_grad():
                 experience.ref_logprobs, _ = reference(features=experience.features, **options)
         features, experience.policy_features = experience.policy_features or experience.features, None
         logprobs, entropy = model(features=features, **options)
@@ -157,7 +158,8 @@ class GRPODTrainer(VisionLanguageTrainer):
         self.beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
         self._kls.clear()
         if self.state.global_step % self.args.num_iterations == 0 or not self._experiences:
-            self._experiences = self.inside(self._explore)
+            with self._precision():
+                self._experiences = self.inside(self._explore)
 
     def _tokens_of_a_micro_batch(self) -> float | None:
         """For the dapo loss: the mean number of completion tokens of this step's micro-batches, in all processes."""
@@ -276,7 +278,9 @@ class GRPODTrainer(VisionLanguageTrainer):
         count = self.args.num_generations
         texts = [text for group in groups for text in group.texts]
         repeated = [group.sample for group in groups for _ in range(count)]
-        columns = {key: [s.get(key) for s in repeated] for key in repeated[0] if key != "solution"}
+        # Two names are the call's own, and `protocol` is a setting.
+        names = sorted({key for sample in repeated for key in sample} - {"solution", "completions", "solutions"})
+        columns = {key: [s.get(key) for s in repeated] for key in names}
         columns["protocol"] = self.args.reward_protocol  # type: ignore[assignment]
         solutions = [s["solution"] for s in repeated]
         found = [call_reward(name, function, texts, solutions, columns) for name, function in self.rewards]
@@ -376,6 +380,8 @@ class GRPODTrainer(VisionLanguageTrainer):
 
     def _step_is_logged(self) -> bool:
         step = self.state.global_step + 1
+        if self.args.logging_strategy != "steps":
+            return False
         return step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step)
 
     def _rows(self, groups: Sequence[Group], experiences: Sequence[Experience]) -> list[dict[str, Any]]:
@@ -384,7 +390,7 @@ class GRPODTrainer(VisionLanguageTrainer):
             {
                 "sample_id": group.sample.get("sample_id", str(group.sample["index"])),
                 "index": group.sample["index"],
-                "task": group.sample["task"],
+                "task": group.sample.get("task", ""),
                 "prompt": group.sample.get("prompt", group.sample["problem"]),
                 "solution": group.sample["solution"],
                 "completion": text,
@@ -430,7 +436,8 @@ class GRPODTrainer(VisionLanguageTrainer):
             if self.vision_is_frozen:
                 for experience in self._experiences:
                     look = functools.partial(image_features, prompts=experience.batch.prompts)
-                    experience.features = self.inside(look)
+                    with self._precision():
+                        experience.features = self.inside(look)
 
     @property
     def _experience_file(self) -> str:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,6 +109,7 @@ class VisionLanguageTrainer(Trainer):
         self._buffer: dict[str, list[float]] = defaultdict(list)
         self._phases: dict[str, float] = defaultdict(float)
         self._grad_norm: float | None = None
+        self._bad_losses = 0  # of the step's micro-batches
         self._skipped, self._skipped_in_a_row = 0, 0  # steps whose gradient was not finite
         self._saving_to: str | None = None
         self._resumed_from: str | None = None
@@ -216,8 +217,18 @@ class VisionLanguageTrainer(Trainer):
         self._grad_norm = None if norm is None else float(norm)
         return norm
 
+    def _precision(self) -> AbstractContextManager[Any]:
+        """The training pass's precision, for what is computed beside it: the Trainer wraps the model's call alone."""
+        return self.accelerator.autocast()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The Trainer's, with an eye on the loss, which may be bad where the gradient is not."""
+        loss = super().training_step(*args, **kwargs)
+        self._bad_losses += int(not torch.isfinite(loss))
+        return loss
+
     def skip_step_if_not_finite(self) -> None:
-        """Drops a gradient that is not finite: weights and optimiser stay as they are.
+        """Drops the gradient where it or a micro-batch's loss is not finite: weights and optimiser stay as they are.
 
         Raises:
             UserError: that many steps in a row were of this kind; what was trained before is in the last checkpoint.
@@ -227,7 +238,9 @@ class VisionLanguageTrainer(Trainer):
         if norm is None:
             total = torch.nn.utils.get_total_norm(gradients)
             norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)
-        if math.isfinite(norm):
+        bad = torch.tensor(float(self._bad_losses), device=self.args.device)
+        self._bad_losses = 0
+        if math.isfinite(norm) and not self.accelerator.reduce(bad, "sum"):
             self._skipped_in_a_row = 0
             return
         for parameter in self.model.parameters():
@@ -236,11 +249,11 @@ class VisionLanguageTrainer(Trainer):
         self._skipped_in_a_row += 1
         step, most = self.state.global_step + 1, self.args.max_skipped_steps
         if self.is_world_process_zero():
-            print(f"step {step}: the gradient's norm is {norm}; the step is skipped", flush=True)
+            print(f"step {step}: loss or gradient (norm {norm}) is not finite; the step is skipped", flush=True)
         if self._skipped_in_a_row >= most:
             raise UserError(
-                f"step {step}: the gradient was not finite in {most} steps in a row (norm {norm}); the last checkpoint "
-                f"in {self.args.output_dir} is good: lower learning_rate, or look for what the rewards give"
+                f"step {step}: loss or gradient was not finite in {most} steps in a row (norm {norm}); the last "
+                f"checkpoint in {self.args.output_dir} is good: lower learning_rate, or look for what the rewards give"
             )
 
     def _begin_log(self, now: float) -> None:
@@ -255,7 +268,8 @@ class VisionLanguageTrainer(Trainer):
         self.model.eval()
         self.mark("validation")
         began = time.perf_counter()
-        metrics = self._validate()
+        with self._precision():
+            metrics = self._validate()
         self.log(dict(metrics))
         self._log_started += time.perf_counter() - began
         # The Trainer asks for an evaluation until it hears of one.

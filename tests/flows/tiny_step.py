@@ -61,7 +61,8 @@ def outputs(name: str, which: str) -> list[tuple[Path, str]]:
         return [(Path("models/base/config.json"), json.dumps(harness.params("base"))), *training("base")]
     if KIND == "train":
         own = json.dumps(harness.params(f"train.{which.replace('-', '.')}"))
-        return [(Path(f"models/{which}/config.json"), own), *training(which)]
+        sampled = Path(f"training/{which}/completions/step-000001.parquet")
+        return [(Path(f"models/{which}/config.json"), own), (sampled, own), *training(which)]
     if KIND == "evaluate":
         scores = {"correct": 3, "accuracy": 0.3, "ci95": [0.1, 0.5]}
         tasks = {task: {"n": 10, "strict": scores} for task in ("counting", "geometry")}

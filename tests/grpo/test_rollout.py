@@ -72,6 +72,7 @@ def test_sampling_follows_the_distribution() -> None:
         (Sampling(1, top_p=0.6), {0, 1}),
         (Sampling(1, min_p=0.35), {0, 1, 2}),
         (Sampling(1, top_k=1), {0}),
+        (Sampling(1, top_k=2, top_p=0.6), {0}),  # of 2/3 and 1/3, as in generate
     ],
 )
 def test_truncated_sampling_keeps_the_right_tokens(sampling: Sampling, kept: set[int]) -> None:

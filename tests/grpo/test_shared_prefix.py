@@ -43,6 +43,7 @@ LENGTHS = {
     "full": None,
     "odd": [[7, 1, 3], [2, 7, 4], [1, 1, 1]],
     "one prompt without any": [[0, 0, 0], [2, 5, 7], [0, 1, 0]],
+    "no last completion": [[7, 7, 0], [5, 1, 0], [3, 2, 0]],
 }
 
 

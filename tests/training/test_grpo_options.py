@@ -149,7 +149,7 @@ def test_gradients_that_stay_bad_end_the_run(max_grad_norm: float, base: Path, t
     options = {"max_steps": 9, "max_skipped_steps": 3, "max_grad_norm": max_grad_norm}
     trainer = trainer_of("grpo_d", base, tmp_path / "ck", **options)([poisoned])
     poisoned.trainer = trainer
-    with pytest.raises(UserError, match="step 4: the gradient was not finite in 3 steps in a row"):
+    with pytest.raises(UserError, match="step 4: loss or gradient was not finite in 3 steps in a row"):
         trainer.train()
 
 
@@ -242,3 +242,47 @@ def test_a_reward_that_raises_is_told_with_its_sample(base: Path, tmp_path: Path
     options = {"per_device_train_batch_size": 6, "reward_funcs": [f"{HERE}:fails_on_one"]}
     with pytest.raises(UserError, match=r"reward fails_on_one: ZeroDivisionError: .* \(sample 3, completion "):
         trainer_of("grpo_d", base, tmp_path / "ck", **options)([]).train()
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze_vision": True}, {"lora_r": 2, "lora_alpha": 4}])
+def test_half_precision_is_that_of_every_pass(changes: dict[str, Any], base: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Where nothing is learned the policy is the reference, to the last bit."""
+    options = {"max_steps": 2, "save_strategy": "no", "bf16": True, "learning_rate": 0.0, **changes}
+    trainer = trained(trainer_of("grpo_d", base, tmp_path / "ck", **options))
+    assert logs(trainer, "kl") == [0.0, 0.0]
+    assert all(norm > 0 for norm in logs(trainer, "grad_norm"))
+
+
+def test_a_loss_that_is_not_finite_is_skipped_although_its_gradient_is(base: Path, tmp_path: Path) -> None:  # noqa: F811
+    trainer = trainer_of("grpo_d", base, tmp_path / "ck", max_steps=3, save_strategy="no", max_skipped_steps=9)([])
+    plain = trainer.reference.forward
+
+    def far_away(*args: Any, **kwargs: Any) -> Any:
+        logprobs, entropy = plain(*args, **kwargs)
+        return logprobs.fill_(-torch.inf), entropy
+
+    trainer.reference.forward = far_away
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    assert logs(trainer, "skipped_steps") == [1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_a_broken_model_is_told_as_such(base: Path, tmp_path: Path) -> None:  # noqa: F811
+    trainer = trainer_of("grpo_d", base, tmp_path / "ck", max_steps=1, save_strategy="no")([])
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="the model's logits are not finite"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": 0.0}, {"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 2.0}, {"epsilon": -1.0},
+     {"max_completion_length": 0}, {"logprob_chunk": 0}, {"num_iterations": 0}, {"loss_type": "bnpo"},
+     {"kl_schedule": "adaptive", "kl_horizon": 0.1}],
+)  # fmt: skip
+def test_impossible_settings_are_refused(wrong: dict[str, Any], base: Path, tmp_path: Path) -> None:  # noqa: F811
+    name = "horizon" if "kl_horizon" in wrong else next(iter(wrong))
+    with pytest.raises(ValueError, match=rf"{name} is .*should"):
+        trainer_of("grpo_d", base, tmp_path / "ck", **wrong)([])
