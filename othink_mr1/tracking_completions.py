@@ -1,11 +1,16 @@
 """What a training samples, in MLflow: every file of completions, and a few completions beside their picture."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from othink_mr1.errors import UserError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 _ARTIFACTS = "completions"
 _PROMPTS = 2  # of a step that are shown with their picture
@@ -40,7 +45,11 @@ def log_completions(client: "MlflowClient", run_id: str, root: Path, file: Path,
     client.log_artifact(run_id, str(file), _ARTIFACTS)
     if not pictures:
         return
-    table = _shown(root, file)
+    try:
+        table = _shown(root, file)
+    except (OSError, ValueError, KeyError, IndexError, UserError) as error:  # a record that fails stops no training
+        log.warning("%s: it is logged without pictures (%s)", file, error)
+        return
     if table:
         client.log_table(run_id, table, f"{_ARTIFACTS}/{file.stem}.json")
 

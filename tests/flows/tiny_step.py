@@ -61,7 +61,7 @@ def outputs(name: str, which: str) -> list[tuple[Path, str]]:
         return [(Path("models/base/config.json"), json.dumps(harness.params("base"))), *training("base")]
     if KIND == "train":
         own = json.dumps(harness.params(f"train.{which.replace('-', '.')}"))
-        sampled = Path(f"training/{which}/completions/step-000001.parquet")
+        sampled = Path(f"training/{which}/completions/none.txt")
         return [(Path(f"models/{which}/config.json"), own), (sampled, own), *training(which)]
     if KIND == "evaluate":
         scores = {"correct": 3, "accuracy": 0.3, "ci95": [0.1, 0.5]}

@@ -61,3 +61,13 @@ def test_completions_of_other_data_have_no_pictures(root: Path, project: Any) ->
     mirror.finish("failed")
     files = tracking.store(root).client().list_artifacts(mirror.run_id, "completions")
     assert [file.path for file in files] == ["completions/step-000010.parquet"]
+
+
+def test_a_file_that_cannot_be_read_stops_nothing(root: Path, project: Any, caplog: Any) -> None:
+    data(root)
+    project.write("training/grpo_d-counting/completions/step-000010.parquet", "no parquet")
+    mirror = tracking.StageMirror(root, STAGE, None)
+    mirror.finish("failed")
+    files = tracking.store(root).client().list_artifacts(mirror.run_id, "completions")
+    assert [file.path for file in files] == ["completions/step-000010.parquet"]
+    assert "it is logged without pictures" in caplog.text
