@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.request import Request
-from othink_mr1.tracking_store import StoreAwayError
+from othink_mr1.tracking.connection import StoreAwayError
 
 _UNDONE = {"register": "not registered", "promote": "not promoted", "report": "not reported"}
 

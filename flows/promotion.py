@@ -18,7 +18,7 @@ from othink_mr1.evaluation.predictions import right_items
 from othink_mr1.names import METHODS
 from othink_mr1.registry import CANDIDATE, CHAMPION, Version
 from othink_mr1.settings import Config
-from othink_mr1.tracking_store import store
+from othink_mr1.tracking.connection import store
 
 _PAST = "othink.past_champions"
 _ROLLED_BACK = "othink.rolled_back"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1 import tracking_models, tracking_store
 from othink_mr1.candidates import (
     Trained,
     collect,
@@ -24,6 +23,7 @@ from othink_mr1.candidates import (
     version_tags,
 )
 from othink_mr1.errors import UserError
+from othink_mr1.tracking import connection, models
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -105,11 +105,11 @@ def versions(root: Path, task: str) -> list[Version]:
     def search(client: "MlflowClient") -> list[Version]:
         found = client.search_model_versions(f"name = '{name}'")
         # A search does not bring the aliases of its versions; the registered model has them all.
-        models = client.search_registered_models(f"name = '{name}'")
-        aliases = models[0].aliases if models else {}
+        registered = client.search_registered_models(f"name = '{name}'")
+        aliases = registered[0].aliases if registered else {}
         return [_version(task, entry, aliases) for entry in found]
 
-    return sorted(tracking_store.store(root).require(search), key=lambda v: -v.version)
+    return sorted(connection.store(root).require(search), key=lambda v: -v.version)
 
 
 def version(root: Path, task: str, which: str) -> Version:
@@ -145,9 +145,9 @@ def evidence(root: Path, entry: Version, file: str) -> Path:
     """
     uri = f"models:/{entry.name}/{entry.version}/evidence/{file}"
     try:
-        return Path(tracking_store.store(root).require(lambda _: _download(root, uri)))
+        return Path(connection.store(root).require(lambda _: _download(root, uri)))
     except Exception as error:
-        if isinstance(error, tracking_store.StoreAwayError):
+        if isinstance(error, connection.StoreAwayError):
             raise
         raise UserError(f"{entry.name} version {entry.version}: its {file} cannot be read ({error})") from error
 
@@ -164,19 +164,19 @@ def load(root: Path, entry: Version) -> Any:
 
         return mlflow.pyfunc.load_model(f"models:/{entry.name}/{entry.version}")
 
-    return tracking_store.store(root).require(read)
+    return connection.store(root).require(read)
 
 
 def set_alias(root: Path, task: str, alias: str, number: int) -> None:
     """Point an alias at a version; it leaves the one it pointed at."""
     name = registered_name(task)
-    tracking_store.store(root).require(lambda client: client.set_registered_model_alias(name, alias, str(number)))
+    connection.store(root).require(lambda client: client.set_registered_model_alias(name, alias, str(number)))
 
 
 def drop_alias(root: Path, task: str, alias: str) -> None:
     """Take an alias away, if it is there."""
     name = registered_name(task)
-    tracking_store.store(root).require(lambda client: client.delete_registered_model_alias(name, alias))
+    connection.store(root).require(lambda client: client.delete_registered_model_alias(name, alias))
 
 
 def tag(root: Path, entry: Version, tags: Mapping[str, str]) -> None:
@@ -186,13 +186,13 @@ def tag(root: Path, entry: Version, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
             client.set_model_version_tag(entry.name, str(entry.version), key, value)
 
-    tracking_store.store(root).require(write)
+    connection.store(root).require(write)
 
 
 def untag(root: Path, entry: Version, key: str) -> None:
     """Take a tag of a version away."""
     number = str(entry.version)
-    tracking_store.store(root).require(lambda client: client.delete_model_version_tag(entry.name, number, key))
+    connection.store(root).require(lambda client: client.delete_model_version_tag(entry.name, number, key))
 
 
 @contextmanager
@@ -200,7 +200,7 @@ def locked(root: Path, task: str) -> Iterator[None]:
     """One process a machine at a time changes the versions and aliases of a task."""
     from filelock import FileLock
 
-    path = root / tracking_store.FOLDER / f"registry-{registered_name(task)}.lock"
+    path = root / connection.FOLDER / f"registry-{registered_name(task)}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         yield
@@ -209,13 +209,13 @@ def locked(root: Path, task: str) -> Iterator[None]:
 def _create(root: Path, trained: Trained, params: Mapping[str, Any]) -> int:
     from othink_mr1.serving.saving import save_pyfunc
 
-    store, name = tracking_store.store(root), registered_name(trained.task)
+    store, name = connection.store(root), registered_name(trained.task)
     experiment = store.require(lambda _: store.experiment_id)
 
     def its_model(client: "MlflowClient") -> "LoggedModel":
-        found = tracking_models.find_model(client, experiment, trained.model, trained.weights)
+        found = models.find_model(client, experiment, trained.model, trained.weights)
         about = (experiment, trained.model, trained.weights, trained.run_id)
-        return found or tracking_models.create_model(client, *about)
+        return found or models.create_model(client, *about)
 
     def write_version(client: "MlflowClient") -> int:
         if not client.search_registered_models(f"name = '{name}'"):
@@ -261,7 +261,7 @@ def _refresh_evidence(root: Path, known: Version, trained: Trained) -> None:
             client.log_model_artifacts(known.tags[_MODEL_ID], folder, artifact_path="evidence")
         client.update_model_version(known.name, str(known.version), description(trained))
 
-    tracking_store.store(root).require(write)
+    connection.store(root).require(write)
     tag(root, known, version_tags(root, trained))
 
 
@@ -273,5 +273,5 @@ def _version(task: str, entry: "ModelVersion", aliases: Mapping[str, str]) -> Ve
 def _download(root: Path, uri: str) -> str:
     from mlflow.artifacts import download_artifacts
 
-    address = tracking_store.store(root).uri
+    address = connection.store(root).uri
     return str(download_artifacts(uri, tracking_uri=address, registry_uri=address))

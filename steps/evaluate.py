@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1 import answers_r1v
+from othink_mr1.answers import r1v
 from othink_mr1.names import MODELS, TASKS
 from steps import harness
 
@@ -46,7 +46,7 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
     from othink_mr1.evaluation.score import prediction_rows, summarise
     from othink_mr1.training.fingerprint import home, siblings
 
-    answers_r1v.require()
+    r1v.require()
     samples = {task: read_split(Path("data") / task, "test") for task in TASKS}
     kinds = ("reasoning", "direct") if name == "base" and settings["direct_answer"] else ("reasoning",)
     total = sum(len(split) for split in samples.values()) * len(kinds)

@@ -18,7 +18,7 @@ from flows.commands.registered import connected
 from flows.project import prepare_prefect
 from othink_mr1 import processes, stages, tracking
 from othink_mr1.errors import UserError
-from othink_mr1.tracking_store import FOLDER, UI_FILE, hide_password, prepare_environment
+from othink_mr1.tracking.connection import FOLDER, UI_FILE, hide_password, prepare_environment
 
 HOST = "127.0.0.1"
 # Seconds. A new database of either server needs its migrations; a loaded machine needs longer.

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from othink_mr1 import answers_r1v
-from othink_mr1.answers import format_ok, is_correct
+from othink_mr1.answers import format_ok, is_correct, r1v
 from othink_mr1.errors import UserError
 
 
@@ -124,25 +123,25 @@ def test_geometry_works_from_many_threads() -> None:
 def test_a_worker_past_its_deadline_is_killed_and_the_next_item_is_judged() -> None:
     pytest.importorskip("math_verify")
     start = time.perf_counter()
-    assert not answers_r1v.geometry_is_correct("$9^{9^{9^{9^9}}}$", "7", deadline=0.5)
+    assert not r1v.geometry_is_correct("$9^{9^{9^{9^9}}}$", "7", deadline=0.5)
     assert time.perf_counter() - start < 60
-    assert answers_r1v.geometry_is_correct("$7$", "7")
+    assert r1v.geometry_is_correct("$7$", "7")
 
 
 def test_closing_ends_the_workers() -> None:
     pytest.importorskip("math_verify")
-    assert answers_r1v.geometry_is_correct("$7$", "7")
-    pool = answers_r1v._POOL
+    assert r1v.geometry_is_correct("$7$", "7")
+    pool = r1v._POOL
     assert pool is not None
     processes = [worker.process for worker in pool.idle]
-    answers_r1v.close()
+    r1v.close()
     assert processes
     assert all(process.poll() is not None for process in processes)
-    assert answers_r1v.geometry_is_correct("$7$", "7")  # and a new one starts
+    assert r1v.geometry_is_correct("$7$", "7")  # and a new one starts
 
 
 def test_a_missing_package_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers_r1v.close()
+    r1v.close()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="math-verify is not installed"):
         is_correct("7", "7", "geometry", "r1v")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from othink_mr1 import tracking_store
+from othink_mr1.tracking import connection
 from tests.registry.chain import Chain
 
 
@@ -17,7 +17,7 @@ from tests.registry.chain import Chain
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, made once: the migrations of a new database take six seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking_store.prepare_environment()
+    connection.prepare_environment()
     from mlflow import MlflowClient
 
     MlflowClient(f"sqlite:///{path}").search_experiments()
@@ -33,7 +33,7 @@ def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
     database = folder / ".othink" / "mlflow" / "mlflow.db"
     database.parent.mkdir(parents=True)
     shutil.copy(empty_database, database)
-    tracking_store.connect(folder)
+    connection.connect(folder)
     return folder
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from flows import acts
-from othink_mr1 import registry, tracking_store
+from othink_mr1 import registry
+from othink_mr1.tracking import connection
 from tests.registry.chain import TASK, Chain, Settings
 
 
@@ -51,8 +52,8 @@ def test_a_run_that_changed_nothing_asks_no_gate_again(chain: Chain) -> None:
 def test_without_mlflow_an_act_says_what_was_not_done(chain: Chain, act: str, monkeypatch: Any) -> None:
     chain.trained("a", 40, 20)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    tracking_store.connect(chain.root)
-    with pytest.raises(tracking_store.StoreAwayError) as told:
+    connection.connect(chain.root)
+    with pytest.raises(connection.StoreAwayError) as told:
         perform(chain, act, acts.Promotions())
     done = {"register": "not registered", "promote": "not promoted"}[act]
     assert str(told.value) == f"{TASK}: {done}: MLflow at http://127.0.0.1:9 does not answer (Connection refused)"

@@ -10,7 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from othink_mr1 import registry, tracking_store
+from othink_mr1 import registry
+from othink_mr1.tracking import connection
 from tests.registry.chain import TASK, Chain
 
 REPOSITORY = Path(__file__).parents[2]
@@ -125,9 +126,9 @@ def test_the_step_registers_where_params_yaml_says(inside: Chain, tmp_path: Path
         assert default in params.read_text()
         params.write_text(params.read_text().replace(default, other))
     assert main(["--task", TASK]) == 0
-    store = tracking_store.store(inside.root)
+    store = connection.store(inside.root)
     assert (store.uri, store.experiment) == (address, "mine")
     assert [entry.version for entry in registry.versions(inside.root, TASK)] == [1]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow sets it when it is told where to go
-    tracking_store.connect(inside.root)  # the folder's own database
+    connection.connect(inside.root)  # the folder's own database
     assert registry.versions(inside.root, TASK) == []

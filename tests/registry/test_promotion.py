@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from flows.promotion import best_method, register_candidate, rollback
-from othink_mr1 import registry, tracking_store
+from othink_mr1 import registry
 from othink_mr1.errors import UserError
+from othink_mr1.tracking import connection
 from tests.registry.chain import TASK, Chain, N, Settings, picture_text
 
 # --- registration ---------------------------------------------------------------------------------------------------
@@ -30,7 +31,7 @@ def test_a_registered_model_answers_in_a_fresh_process_outside_the_project(chain
         "print(json.dumps(model.predict(frame).to_dict('list')))\n"
         "import othink_mr1; print(othink_mr1.__file__)\n"
     )
-    uri = tracking_store.store(chain.root).uri
+    uri = connection.store(chain.root).uri
     command = [sys.executable, "-c", code, uri, picture_text()]
     environment = {"PATH": "/usr/bin:/bin", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
@@ -49,7 +50,7 @@ def test_a_version_says_where_it_comes_from_and_holds_no_pickle(chain: Chain) ->
     assert entry.tags["accuracy.same_task"] == f"{40 / N:.4f}"
     assert entry.tags["accuracy.cross_task"] == f"{15 / N:.4f}"
     assert entry.tags["dvc.models/grpo_d-counting"] == f"{'a':0<32}.dir"
-    client = tracking_store.store(chain.root).client()
+    client = connection.store(chain.root).client()
     description = client.get_model_version(entry.name, str(entry.version)).description
     assert "| counting (same task) | 60 | 66.7%" in description
     assert "- train: 100 rows, licence Apache-2.0" in description
@@ -88,7 +89,7 @@ def test_what_was_not_trained_cannot_be_registered(chain: Chain) -> None:
 def test_registration_says_when_mlflow_is_away(chain: Chain, monkeypatch: Any) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    tracking_store.connect(chain.root)
+    connection.connect(chain.root)
     with pytest.raises(UserError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer"):
         chain.candidate("a", 40)
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from othink_mr1 import dvc_lock, tracking, tracking_store
+from othink_mr1 import dvc_lock, tracking
 from othink_mr1.errors import UserError
-from othink_mr1.tracking_rows import LogTail
+from othink_mr1.tracking import connection
+from othink_mr1.tracking.rows import LogTail
 
 STAGE = "train@grpo_d-counting"
 ROWS = [{"step": step, "reward": step / 10, "kl": 0.01 * step, "time": 1_700_000_000 + step} for step in range(1, 7)]
@@ -243,13 +244,13 @@ def test_a_dead_server_costs_one_warning_and_nothing_else(
         assert mirror.finish("done") is None
         assert tracking.find_stage_run(root, STAGE) is None
         assert run.url is None
-    warnings = [record.getMessage() for record in caplog.records if record.name == tracking_store.__name__]
+    warnings = [record.getMessage() for record in caplog.records if record.name == connection.__name__]
     assert len(warnings) == 1
     assert "http://127.0.0.1:9" in warnings[0]
 
 
 def test_what_was_not_logged_is_logged_when_the_server_is_back(root: Path, project: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tracking_store, "PATIENCE", 0.0)
+    monkeypatch.setattr(connection, "PATIENCE", 0.0)
     database = root / ".othink/mlflow/mlflow.db"
     kept = database.with_suffix(".kept")
     trained(project)

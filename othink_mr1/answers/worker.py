@@ -1,7 +1,7 @@
 """math_verify in a process of its own: one JSON line in, one JSON line out.
 
 math_verify parses through sympy's eval and can hang or eat memory on hostile text, so it never runs inside the
-program. `answers_r1v` starts this file as a script and kills it past a deadline. The CPU timer and the memory limit
+program. `r1v` starts this file as a script and kills it past a deadline. The CPU timer and the memory limit
 hold even if nobody is left to kill it.
 """
 

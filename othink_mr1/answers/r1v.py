@@ -1,6 +1,6 @@
 """What R1-V's test scripts count as right.
 
-Geometry is judged by math_verify in worker processes (`answers_worker`), because it evaluates text and cannot be
+Geometry is judged by math_verify in worker processes (`worker`), because it evaluates text and cannot be
 interrupted: a worker that passes its deadline is killed and the item counts as wrong. The workers start at the first
 item, serve any thread, and end with the program.
 """
@@ -67,7 +67,7 @@ class _Worker:
     """One worker process; used by one thread at a time."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("answers_worker.py")
+        script = Path(__file__).with_name("worker.py")
         # -P: this package's own folder must not shadow what sympy imports
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(script)],

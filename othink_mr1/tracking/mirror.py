@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1 import dvc_lock, stages, tracking_models, tracking_rows, tracking_store
+from othink_mr1 import dvc_lock, stages
 from othink_mr1.dvc_lock import StageDigests
 from othink_mr1.git_state import git_tags
-from othink_mr1.tracking_completions import CompletionsTail, log_completions
-from othink_mr1.tracking_open_runs import forget_open_run, note_open_run
+from othink_mr1.tracking import connection, models, rows
+from othink_mr1.tracking.completions import CompletionsTail, log_completions
+from othink_mr1.tracking.open_runs import forget_open_run, note_open_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,22 +67,22 @@ class StageMirror:
         self.parent_run_id = parent_run_id
         self.run_id: str | None = None
         self.state = "running"
-        self._store = tracking_store.store(root)
-        leaves = tracking_rows.flat(dict(params or {}))
-        self.params = {tracking_rows.metric_name(key): _text(value) for key, value in leaves.items()}
+        self._store = connection.store(root)
+        leaves = rows.flat(dict(params or {}))
+        self.params = {rows.metric_name(key): _text(value) for key, value in leaves.items()}
         self._live = started is None
         self._started = started or time.time()
         self._tags = (git_tags(root) if self._live else {}) | dict(tags or {})
         folder = training_folder(stage)
-        self._tail = tracking_rows.LogTail(self.root / folder / "log.jsonl") if folder else None
+        self._tail = rows.LogTail(self.root / folder / "log.jsonl") if folder else None
         self._completions = CompletionsTail(self.root / folder / "completions") if folder else None
-        self._points: list[tracking_rows.Point] = []
+        self._points: list[rows.Point] = []
         self._todo: list[tuple[str, Callable[[MlflowClient], Any]]] = [("the parameters", self._log_params)]
 
     @property
     def url(self) -> str | None:
         """Address of the run's page, where a server shows it."""
-        return tracking_store.run_url(self.root, self.run_id) if self.run_id else None
+        return connection.run_url(self.root, self.run_id) if self.run_id else None
 
     @property
     def experiment_id(self) -> str:
@@ -126,10 +127,10 @@ class StageMirror:
         """What a finished stage leaves. Its digest comes last: a run that has it was logged whole."""
         bind = functools.partial
         return [
-            ("the inputs", bind(tracking_models.log_inputs, self, digests)),
-            ("the model", bind(tracking_models.log_model, self, digests)),
-            ("the row counts", bind(tracking_models.log_row_counts, self, digests)),
-            ("the scores", bind(tracking_models.log_scores, self, digests)),
+            ("the inputs", bind(models.log_inputs, self, digests)),
+            ("the model", bind(models.log_model, self, digests)),
+            ("the row counts", bind(models.log_row_counts, self, digests)),
+            ("the scores", bind(models.log_scores, self, digests)),
             ("the artifacts", bind(self._log_artifacts, digests)),
             ("the digests", bind(self._log_digests, digests)),
         ]
@@ -232,7 +233,7 @@ def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -
     """Log flat parameters as text; MLflow cuts nothing itself, so a text too long for it is cut here."""
     from mlflow.entities import Param
 
-    entries = [Param(tracking_rows.metric_name(key), _text(value)) for key, value in params.items()]
+    entries = [Param(rows.metric_name(key), _text(value)) for key, value in params.items()]
     for start in range(0, len(entries), _PARAMS_AT_ONCE):
         client.log_batch(run_id, params=entries[start : start + _PARAMS_AT_ONCE], synchronous=True)
 

@@ -1,21 +1,11 @@
-"""Whether a completion's answer is right, under two protocols.
-
-`strict` reads the last `<answer>` block alone, as an exact number with a unit; what cannot be read is wrong. The
-accuracy reward and the project's own figures use it.
-
-`r1v` counts what the scripts of Deep-Agent/R1-V count, faults included, so that figures can be put beside the
-paper's: for counting the first `<answer>` that holds only digits (src/eval/test_qwen2vl_counting_superclevr.py),
-for geometry math_verify of the whole completion (src/eval/test_qwen2vl_geoqa.py).
-
-Every function here is linear in the length of the completion and safe in threads.
-"""
+"""The two protocols: what of a completion counts as its answer, and whether that answer is right."""
 
 import re
 from functools import lru_cache
 
-from othink_mr1 import answers_r1v
-from othink_mr1.answers_exact import Quantity, UnreadableError, spell
-from othink_mr1.answers_strict import MAX_LENGTH, read_quantity
+from othink_mr1.answers import r1v
+from othink_mr1.answers.exact import Quantity, UnreadableError, spell
+from othink_mr1.answers.strict import MAX_LENGTH, read_quantity
 from othink_mr1.errors import UserError
 from othink_mr1.names import TASKS
 
@@ -112,8 +102,8 @@ def is_correct(completion: str, solution: str, task: str, protocol: str) -> bool
         if task == "counting":
             if not _is_integer(truth):
                 raise TruthError(f"solution: {_shown(truth)} is not a whole number, as R1-V's counting script needs")
-            return answers_r1v.count_is_correct(completion, int(truth))
-        return answers_r1v.geometry_is_correct(completion, truth)
+            return r1v.count_is_correct(completion, int(truth))
+        return r1v.geometry_is_correct(completion, truth)
     expected = read(truth, task)
     if expected is None:
         raise TruthError(f"solution: {_shown(truth)} cannot be read as a {task} answer; give a number, unit or not")

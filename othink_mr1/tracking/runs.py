@@ -1,16 +1,4 @@
-"""What the pipeline tells MLflow: one run a pipeline run, one run a stage inside it.
-
-Steps know nothing of it. They write files; the flow mirrors them while they grow (`StageMirror`) and, for a stage
-that DVC had in its cache, finds the run that made them (`find_stage_run`) or logs it again (`log_from_files`).
-
-    with tracking.pipeline_run(root, params, tags) as run:
-        mirror = tracking.StageMirror(root, "train@sft-counting", run.run_id, params["train"]["sft"]["counting"], {})
-        while step_is_running():
-            mirror.poll()
-        mirror.finish("done")
-
-MLflow may be away at any moment: the pipeline goes on, and what is missing is logged when it is back.
-"""
+"""The runs of a pipeline: the parent's, and for each stage the one that its files were made in."""
 
 import json
 import time
@@ -20,40 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1 import dvc_lock, stages, tracking_rows
+from othink_mr1 import dvc_lock, stages
 from othink_mr1.git_state import git_tags
-from othink_mr1.tracking_mirror import StageMirror, log_params
-from othink_mr1.tracking_open_runs import close_abandoned_runs, forget_open_run, note_open_run
-from othink_mr1.tracking_store import (
-    Store,
-    StoreAwayError,
-    connect,
-    first_line,
-    page,
+from othink_mr1.tracking import rows
+from othink_mr1.tracking.connection import (
     run_url,
     store,
-    ui_address,
 )
+from othink_mr1.tracking.mirror import StageMirror, log_params
+from othink_mr1.tracking.open_runs import close_abandoned_runs, forget_open_run, note_open_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-__all__ = [
-    "PipelineRun",
-    "StageMirror",
-    "Store",
-    "StoreAwayError",
-    "connect",
-    "find_stage_run",
-    "first_line",
-    "git_tags",
-    "log_from_files",
-    "page",
-    "pipeline_run",
-    "run_url",
-    "store",
-    "ui_address",
-]
 
 
 @dataclass
@@ -130,7 +96,7 @@ class PipelineRun:
         now = int(time.time() * 1000)
         metrics = []
         for file in sorted(self.root.glob("evaluation/*/metrics.json")):
-            for task, numbers in tracking_rows.scores(json.loads(file.read_text())).items():
+            for task, numbers in rows.scores(json.loads(file.read_text())).items():
                 if "strict/accuracy" in numbers:
                     metrics.append(Metric(f"accuracy/{task}/{file.parent.name}", numbers["strict/accuracy"], now, 0))
         client.log_batch(str(self.run_id), metrics=metrics, synchronous=True)
@@ -162,7 +128,7 @@ def pipeline_run(root: Path, params: Mapping[str, Any], tags: Mapping[str, str])
     close_abandoned_runs(root)
     shared = {key: value for key, value in params.items() if key != "local"}
     all_tags = {"othink.kind": "pipeline", "mlflow.source.name": "othink run"} | git_tags(root) | dict(tags)
-    run = PipelineRun(root.resolve(), tracking_rows.flat(shared), all_tags)
+    run = PipelineRun(root.resolve(), rows.flat(shared), all_tags)
     run.begin()
     status = "KILLED"  # unless an Exception or a normal end says otherwise: Ctrl-C and exits end up here
     try:

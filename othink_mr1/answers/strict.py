@@ -2,13 +2,13 @@ r"""Reading one answer as an exact number with a unit, without eval.
 
 `2√{3}`, `\frac{4}{5}`, `65π`, `70^\circ`, `8cm`, `x=5`, `1,200 m²` are all read by a small recursive-descent
 parser. Its work is bounded by construction: text of at most `MAX_LENGTH` characters, groups nested at most
-`MAX_DEPTH` deep, and the bounds of `answers_exact`, so hostile text costs milliseconds.
+`MAX_DEPTH` deep, and the bounds of `exact`, so hostile text costs milliseconds.
 """
 
 import unicodedata
 from fractions import Fraction
 
-from othink_mr1.answers_exact import (
+from othink_mr1.answers.exact import (
     UNITS,
     Quantity,
     Terms,

@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1 import tracking_rows
 from othink_mr1.dvc_lock import StageDigests
+from othink_mr1.tracking import rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Dataset, LoggedModel
 
-    from othink_mr1.tracking_mirror import StageMirror
+    from othink_mr1.tracking.mirror import StageMirror
 
 
 def log_inputs(mirror: "StageMirror", digests: StageDigests, client: "MlflowClient") -> None:
@@ -63,7 +63,7 @@ def log_scores(mirror: "StageMirror", digests: StageDigests, client: "MlflowClie
     for file in files:
         if file.name != "metrics.json" or not file.exists():
             continue
-        for task, numbers in tracking_rows.scores(json.loads(file.read_text())).items():
+        for task, numbers in rows.scores(json.loads(file.read_text())).items():
             data = next((_dataset(p, md5) for p, md5 in digests.deps.items() if p.startswith(f"data/{task}")), None)
             about: dict[str, Any] = {"model_id": model_id}
             if data is not None:
@@ -80,7 +80,7 @@ def log_row_counts(mirror: "StageMirror", digests: StageDigests, client: "Mlflow
     for out in digests.outs:
         file = mirror.root / out / "provenance.json"
         if out.startswith("data/") and file.exists():
-            counts = tracking_rows.row_counts(json.loads(file.read_text()))
+            counts = rows.row_counts(json.loads(file.read_text()))
             mirror.log_metrics(client, [Metric(name, n, mirror.moment(None), 0) for name, n in counts.items()])
 
 

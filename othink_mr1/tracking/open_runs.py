@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from othink_mr1 import processes
-from othink_mr1.tracking_store import FOLDER, store
+from othink_mr1.tracking.connection import FOLDER, store
 
 
 def note_open_run(root: Path, run_id: str) -> None:
