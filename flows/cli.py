@@ -160,6 +160,21 @@ def score(
 
 
 @app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter, such as models/grpo_d-counting.")],
+    out: Annotated[Path, typer.Argument(help="The whole model goes here: a folder that is not there yet.")],
+    base: Annotated[
+        Path | None, typer.Option("--base", help="The base's folder, where it is not found as the adapter recorded it.")
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base, so that programs that know no adapters can take the model."""
+    with _one_line():
+        from flows.commands import merge as command
+
+        command.merge(adapter, out, base)
+
+
+@app.command()
 def ui(
     mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port of MLflow on loopback.")] = 5000,
     prefect_port: Annotated[int, typer.Option("--prefect-port", help="Port of Prefect on loopback.")] = 4200,

@@ -171,7 +171,8 @@ def _node(stage: Any, upstream: tuple[str, ...], locked: Mapping[str, Any] | Non
     """Read one stage of DVC's index, file by file: `Stage.status` would wait for locks that running stages hold."""
     from dvc.dependency.param import ParamsDependency
 
-    files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+    # By name: the evaluation of the base names that twice.
+    files = list({str(dep): dep for dep in stage.deps if not isinstance(dep, ParamsDependency)}.values())
     differences: list[str] = []
     missing = [str(dep) for dep in files if not dep.exists]
     if locked is not None:

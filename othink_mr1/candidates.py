@@ -12,6 +12,8 @@ from othink_mr1 import dvc_lock, tracking
 from othink_mr1.errors import UserError
 from othink_mr1.git_state import git_tags
 from othink_mr1.model_card import model_card
+from othink_mr1.models.adapter import Adapter, adapter_of, lora_facts
+from othink_mr1.models.hub import origin
 from othink_mr1.names import TASKS
 
 # MLflow's own limit of a description in its database.
@@ -30,6 +32,7 @@ class Trained:
     run_id: str | None
     metrics: dict[str, Any]
     evidence: dict[str, Path | str]
+    adapter: Adapter | None = None
 
     @property
     def model(self) -> str:
@@ -73,7 +76,8 @@ def collect(root: Path, task: str, method: str, params: Mapping[str, Any], run_i
     known = _read_json(provenance) if provenance.exists() else {}
     data = {path: md5 for path, md5 in digests.items() if path.startswith(("data/", "models/"))}
     tags = {"commit": git_tags(root).get("mlflow.source.git.commit", ""), **data}
-    card = model_card(task, method, metrics[model], metrics["base"], params, known, tags)
+    adapter, base = adapter_of(root / "models" / model), origin(root / "models" / "base")
+    card = model_card(task, method, metrics[model], metrics["base"], params, known, tags, adapter, base)
     evidence: dict[str, Path | str] = {
         "model_card.md": card,
         "metrics.json": folders[model] / "metrics.json",
@@ -90,7 +94,7 @@ def collect(root: Path, task: str, method: str, params: Mapping[str, Any], run_i
         run_id = tracking.find_stage_run(root, f"train@{model}", recorded[f"train@{model}"].outputs)
     evaluation = f"{recorded[f'evaluate@{model}'].outputs}-{recorded['evaluate@base'].outputs}"
     weights = digests[f"models/{model}"]
-    return Trained(task, method, weights, evaluation, data, run_id, metrics[model], evidence)
+    return Trained(task, method, weights, evaluation, data, run_id, metrics[model], evidence, adapter)
 
 
 def serving_config(task: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +120,7 @@ def version_tags(root: Path, trained: Trained) -> dict[str, str]:
         kind = "same_task" if task == trained.task else "cross_task"
         tags[f"accuracy.{kind}"] = f"{of_task['strict']['accuracy']:.4f}"
         tags[f"n.{kind}"] = str(of_task["n"])
+    tags |= lora_facts(trained.adapter)
     tags |= {f"dvc.{path}": md5 for path, md5 in trained.digests.items()}
     git = git_tags(root)
     if git:

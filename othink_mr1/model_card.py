@@ -1,7 +1,10 @@
 """What a person should know of a registered model before using it, as Markdown."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+
+from othink_mr1.models.adapter import Adapter
 
 _METHODS = {
     "sft": "supervised fine-tuning",
@@ -23,6 +26,8 @@ def model_card(
     params: Mapping[str, Any],
     provenance: Mapping[str, Any],
     tags: Mapping[str, str],
+    adapter: Adapter | None = None,
+    origin: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The card of the model that `method` trained on `task`.
 
@@ -32,16 +37,18 @@ def model_card(
         params: the resolved parameters.
         provenance: data/<task>/provenance.json, empty where there is none.
         tags: of the version: commit and DVC's digests.
+        adapter: where LoRA trained it.
+        origin: name and revision of the base on the hub, where it came from there.
     """
     base = params.get("base", {})
-    origin = base.get("name") or base.get("sha256") or "a tiny model made for the demo"
+    lora = " Only a LoRA adapter was trained." if adapter else ""
     parts = [
         f"# {method} on {task}",
-        f"Trained with {_METHODS[method]} on {task} questions about pictures. Base: {origin}.",
+        f"Trained with {_METHODS[method]} on {task} questions about pictures. Base: {_base(base, origin)}.{lora}",
         "## Results",
         _results(task, metrics, base_metrics),
         "## Training",
-        _settings(params.get("train", {}).get(method, {}).get(task, {})),
+        _settings(params.get("train", {}).get(method, {}).get(task, {}), adapter),
         "## Data",
         _data(task, params, provenance),
         "## Intended use",
@@ -72,8 +79,26 @@ def _accuracy(of_task: Mapping[str, Any]) -> str:
     return f"{100 * strict['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _settings(settings: Mapping[str, Any]) -> str:
+def _base(base: Mapping[str, Any], origin: Mapping[str, str]) -> str:
+    name, revision = base.get("name") or origin.get("name"), origin.get("revision") or base.get("revision")
+    if name:
+        return f"{name} at revision {revision or 'not recorded'}"
+    if base.get("sha256"):
+        return f"a model folder with the sha256 {base['sha256']}"
+    return "a tiny model made for the demo"
+
+
+def _settings(settings: Mapping[str, Any], adapter: Adapter | None) -> str:
     lines = [f"- {key}: {settings[key]}" for key in _SETTINGS if settings.get(key) is not None]
+    if adapter is not None:
+        vision = "adapted as well" if adapter.vision else "frozen"
+        form = "the version holds the adapter" if adapter.alone else "merged into the base"
+        lines.append(
+            f"- LoRA: rank {adapter.rank}, alpha {adapter.alpha:g}, on {', '.join(adapter.targets)}; vision tower "
+            f"{vision}; {form}"
+        )
+    elif settings.get("freeze_vision"):
+        lines.append("- vision tower: frozen")
     return "\n".join(lines) or "Not recorded."
 
 

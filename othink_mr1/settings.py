@@ -219,6 +219,8 @@ class Training(Settings):
     lora_alpha: Positive | None = None
     lora_dropout: Annotated[NotNegative, AfterValidator(_no_dropout)] | None = None
     lora_target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] | None = None
+    # What the training leaves: a whole model with the adapter merged in, or the adapter alone, which needs its base.
+    lora_save: Literal["merged", "adapter"] | None = None
     max_skipped_steps: Count | None = None
 
     @model_validator(mode="after")

@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif settings["source"] == "path":
             _take(harness.local_path("base"), settings.get("max_pixels"), stage)
         else:
-            _take(_fetch(settings["name"], settings.get("revision")), settings.get("max_pixels"), stage)
+            _take(
+                _fetch(settings["name"], settings.get("revision")), settings.get("max_pixels"), stage, settings["name"]
+            )
 
 
 def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harness.Stage) -> None:
@@ -76,10 +78,15 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     run(make_trainer, mine, Outputs("base"), stage)
 
 
-def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:
-    """Copies a model folder, after all of it was held against each other and it had answered to a picture."""
+def _take(folder: Path, max_pixels: int | None, stage: harness.Stage, name: str | None = None) -> None:
+    """Copies a model folder, after all of it was held against each other and it had answered to a picture.
+
+    Args:
+        name: of a model of the hub, whose folder has the name of its commit.
+    """
     from othink_mr1.models.fitting import check_fit, run_a_picture
     from othink_mr1.models.folder import check_model_folder
+    from othink_mr1.models.hub import ORIGIN, record_origin
     from othink_mr1.models.loading import load_model, load_processor
     from othink_mr1.training.logs import write_curves
     from othink_mr1.training.run import Outputs, prepare_torch
@@ -96,6 +103,9 @@ def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:
     unwanted = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.py", "*.gguf", ".*")
     shutil.copytree(folder, beside, ignore=shutil.ignore_patterns(*unwanted))
     processor.image_processor.save_pretrained(beside)
+    (beside / ORIGIN).unlink(missing_ok=True)  # a folder that was one of ours: its origin is that path now
+    if name is not None:
+        record_origin(beside, name, folder.name)
     replace_folder(beside, BASE)
     write_curves([], Outputs("base").curves)
     Outputs("base").log.write_text("")
@@ -104,19 +114,12 @@ def _take(folder: Path, max_pixels: int | None, stage: harness.Stage) -> None:
 
 def _fetch(name: str, revision: str | None) -> Path:
     """A model of the hub, from the local cache or the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from othink_mr1.models.hub import fetch
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        at = f" at {revision}" if revision else ""
-        raise UserError(
-            f"base.name: {name!r}{at} cannot be fetched ({reason}); is the network there? "
-            "A folder on this machine works with base.source=path"
-        ) from error
+        folder = fetch(name, revision, "base.name")
+    except UserError as error:
+        raise UserError(f"{error} A folder on this machine works with base.source=path") from error
     commit = folder.name
     pin = "" if revision == commit else f"; base.revision={commit} pins it"
     print(f"base model: {name} at commit {commit}{pin}", flush=True)

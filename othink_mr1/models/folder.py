@@ -18,6 +18,10 @@ FAMILIES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
 }
 _TRAINABLE = ("F32", "BF16", "F16")
+# In the folder of a LoRA adapter: peft's settings, and which base it belongs to.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+# Where the adapter lies in the folder of a model that it was merged into.
+SUBFOLDER = "adapter"
 # A head of more bytes than this is none: safetensors itself refuses it.
 _LARGEST_HEAD = 100_000_000
 
@@ -31,7 +35,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     config = _config(folder)
     tensors: dict[str, dict[str, Any]] = {}
     for file in _weight_files(folder):
-        tensors |= _head(file)
+        tensors |= tensors_in(file)
     _check_listed(folder, tensors)
     _check_weights(folder, config, tensors)
     return config
@@ -39,7 +43,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
 
 def is_adapter(folder: Path) -> bool:
     """Whether `folder` holds a LoRA adapter (`othink_mr1.models.lora`) and no whole model."""
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def text_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +67,8 @@ def read_json(path: Path) -> Any:
 
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
+    if is_adapter(folder):
+        raise UserError(f"{folder}: a LoRA adapter; `othink merge {folder} OUT` makes a whole model of it and its base")
     if not file.is_file():
         raise UserError(f"{folder}: no config.json; a model folder in Hugging Face's layout is needed")
     config = read_json(file)
@@ -108,8 +114,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     return found
 
 
-def _head(file: Path) -> dict[str, dict[str, Any]]:
-    """The tensors of a safetensors file: name -> dtype, shape and place."""
+def tensors_in(file: Path) -> dict[str, dict[str, Any]]:
+    """The tensors of a safetensors file, from its head alone: name -> dtype, shape and place.
+
+    Raises:
+        UserError: it is no such file, or was cut short.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -1,26 +1,26 @@
 """LoRA by peft: small trained matrices beside the layers of a base model that stays as it is (arXiv 2106.09685).
 
 An adapter's folder holds `adapter_config.json` and `adapter_model.safetensors` in peft's layout, and `base.json`: which
-base it belongs to.
+base it belongs to, and the digest of that base's weights.
 """
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from othink_mr1.digests import folder_digest
+from othink_mr1.digests import file_digest
 from othink_mr1.errors import UserError
-from othink_mr1.models.folder import read_json
-
-WEIGHTS, BASE = "adapter_model.safetensors", "base.json"
-# Where the adapter lies in the folder of a model that it was merged into.
-SUBFOLDER = "adapter"
+from othink_mr1.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, FAMILIES, read_json
+from othink_mr1.models.hub import fetch, origin
 
 
 def with_adapter(
@@ -64,8 +64,12 @@ def save_adapter(model: PeftModel, folder: Path, weights: dict[str, torch.Tensor
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = get_peft_model_state_dict(model, weights, save_embedding_layers=False)
-    save_file({name: value.contiguous() for name, value in found.items()}, folder / WEIGHTS, {"format": "pt"})
-    model.peft_config["default"].save_pretrained(str(folder))
+    save_file({name: value.contiguous() for name, value in found.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+    family = bare(model).config.model_type
+    # As peft itself writes it, so that its AutoPeftModel knows the class.
+    known = {"base_model_class": FAMILIES[family], "parent_library": f"transformers.models.{family}.modeling_{family}"}
+    model.peft_config["default"].save_pretrained(str(folder), auto_mapping_dict=known)
+    _rewrite(folder)
 
 
 def adapter_weights(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
@@ -75,7 +79,7 @@ def adapter_weights(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
         UserError: the adapter is of another form than the model's.
     """
     # In files the adapter has no name of its own.
-    found = {re.sub(r"\b(lora_[AB])\.", r"\1.default.", k): v for k, v in load_file(folder / WEIGHTS).items()}
+    found = {re.sub(r"\b(lora_[AB])\.", r"\1.default.", k): v for k, v in load_file(folder / ADAPTER_WEIGHTS).items()}
     expected = {name: value.shape for name, value in model.state_dict().items() if "lora_" in name}
     wrong = sorted(name for name in {*found, *expected} if name not in found or found[name].shape != expected.get(name))
     if wrong:
@@ -84,28 +88,61 @@ def adapter_weights(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def record_base(adapter: Path, base: Path) -> None:
-    """Note in an adapter's folder which base it belongs to: where that lies, and the digest of its content."""
-    text = json.dumps({"path": str(base), "sha256": folder_digest(base)}, indent=1)
-    (adapter / BASE).write_text(text, encoding="utf-8")
+    """Note in an adapter's folder which base it belongs to: where that lies, as seen from the adapter; the model of the
+    hub that it is, where it came from there; and the digest of its weights."""
+    known = origin(base)
+    told = {"path": os.path.relpath(base, adapter), **known, "sha256": weights_digest(base)}
+    (adapter / BASE).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    if known:  # peft's own way to say it
+        _rewrite(adapter, base_model_name_or_path=known["name"], revision=known["revision"])
 
 
-def base_of(adapter: Path) -> Path:
-    """The folder of the base that an adapter belongs to.
+def base_of(adapter: Path, base: Path | None = None) -> Path:
+    """The folder of the base that an adapter belongs to: the one given, else the recorded one, else, where that is not
+    there but came from the hub, the same one from there.
 
     Raises:
-        UserError: it is not there, or another one lies there by now.
+        UserError: it is not there, or it is not the one that the adapter was trained on.
     """
+    if not (adapter / BASE).is_file():
+        raise UserError(f"{adapter}: no {BASE}, which says of which model it is an adapter")
     recorded = read_json(adapter / BASE)
-    base = Path(recorded["path"])
-    if not base.is_dir():
-        raise UserError(f"{adapter}: an adapter of {base}, which is not there")
-    if folder_digest(base) != recorded["sha256"]:
-        raise UserError(f"{adapter}: an adapter of another {base} than the one that lies there now")
-    return base
+    found = base or Path(os.path.normpath(adapter / recorded["path"]))
+    if base is None and not found.is_dir():
+        if "name" not in recorded:
+            raise UserError(f"{adapter}: an adapter of {found}, which is not there")
+        found = fetch(recorded["name"], recorded["revision"], f"{adapter}: its base")
+    if weights_digest(found) != recorded["sha256"]:
+        raise UserError(f"{adapter}: it was trained on another base than {found} (the digest of its weights differs)")
+    return found
+
+
+def weights_digest(model: Path) -> str:
+    """sha256 over config.json and the weights of a model's folder, without which an adapter means something else.
+
+    Raises:
+        UserError: there is no such folder, or no weights in it.
+    """
+    files = [model / "config.json", *sorted(model.glob("*.safetensors"))]
+    if len(files) < 2 or not files[0].is_file():
+        raise UserError(f"{model}: no model's folder (config.json and *.safetensors)")
+    return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()
 
 
 def merge(base: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """`base` with the adapter's changes added to its weights."""
-    model = get_peft_model(base, LoraConfig.from_pretrained(str(adapter)))
+    config = LoraConfig.from_pretrained(str(adapter))
+    config.base_model_name_or_path = base.name_or_path  # peft warns of any other, and knows no digests
+    model = get_peft_model(base, config)
     model.load_state_dict(adapter_weights(model, adapter), strict=False)
     return model.merge_and_unload()
+
+
+def _rewrite(adapter: Path, **changes: Any) -> None:
+    """peft writes its sets in an order of chance; here the same adapter is the same file."""
+    file = adapter / ADAPTER_CONFIG
+    content = {**read_json(file), **changes}
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(content.get(name), list):
+            content[name] = sorted(content[name])
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import othink_mr1
+from othink_mr1.models.adapter import base_to_bundle
+from othink_mr1.models.folder import is_adapter
 
 # What serving/pyfunc_model.py and the modules it loads import, and the readers of tokenizer and weights.
 _PACKAGES = ("mlflow", "torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "pandas", "pillow")
 
 
-def requirements() -> list[str]:
+def requirements(adapter: bool = False) -> list[str]:
     """The packages that answer questions, at the versions installed here; a build's label (`+cpu`) says nothing."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in _PACKAGES]
+    names = (*_PACKAGES, "peft") if adapter else _PACKAGES
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
 def save_pyfunc(
@@ -23,8 +26,12 @@ def save_pyfunc(
 ) -> None:
     """Write the MLflow model.
 
+    An adapter takes its base along, which then lies beside it, where the adapter looks for it. One of the hub stays
+    there: name, commit and digest are recorded, as MLflow does it with adapters, and a version does not hold
+    gigabytes that every other one holds as well. Of others nobody knows where to fetch them.
+
     Args:
-        weights: the model folder; safetensors only.
+        weights: the model folder, or an adapter's; safetensors only.
         config: `model_config` of serving/pyfunc_model.py.
         evidence: files to lie beside it under `evidence/`, by name: a path, or the text itself.
         into: a folder that does not exist yet.
@@ -40,14 +47,17 @@ def save_pyfunc(
     # The signature says what an example would; to run one would load the model.
     warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)
     package = Path(othink_mr1.__file__).parent
+    adapter, artifacts = is_adapter(weights), {"weights": str(weights.resolve())}
+    if adapter and (base := base_to_bundle(weights)) is not None:
+        artifacts["base"] = str(base.resolve())
     mlflow.pyfunc.save_model(
         path=str(into),
         python_model=str(package / "serving" / "pyfunc_model.py"),
-        artifacts={"weights": str(weights.resolve())},
+        artifacts=artifacts,
         code_paths=[str(package)],
         model_config=dict(config),
         signature=ModelSignature(columns("image", "question"), columns("thinking", "answer", "completion")),
-        pip_requirements=requirements(),
+        pip_requirements=requirements(adapter),
         mlflow_model=Model(model_id=model_id, model_uuid=model_id) if model_id else None,
     )
     for cache in into.rglob("__pycache__"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from othink_mr1.dvc_lock import StageDigests
+from othink_mr1.models.adapter import adapter_of, lora_facts
 from othink_mr1.tracking import rows
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def log_model(mirror: "StageMirror", digests: StageDigests, client: "MlflowClien
             continue
         model = find_model(client, mirror.experiment_id, Path(path).name, md5)
         if model is None:
-            model = create_model(client, mirror.experiment_id, Path(path).name, md5, _run_id(mirror), mirror.params)
+            # What a setting leaves open, such as the rank's alpha, the adapter knows.
+            params = {**mirror.params, **lora_facts(adapter_of(mirror.root / path))}
+            model = create_model(client, mirror.experiment_id, Path(path).name, md5, _run_id(mirror), params)
         client.log_outputs(_run_id(mirror), [LoggedModelOutput(model.model_id, step=0)])
 
 
@@ -106,10 +109,14 @@ def create_model(
 
 
 def _models(mirror: "StageMirror", client: "MlflowClient", files: dict[str, str]) -> list["LoggedModel"]:
-    """The LoggedModels of the weights among these files; made where the run that wrote them was never logged."""
+    """The LoggedModels of the weights among these files; made where the run that wrote them was never logged.
+
+    An evaluation depends on the base, too, because an adapter does, but it is about the model that it has its name of.
+    """
     models = []
+    kind, _, about = mirror.stage.partition("@")
     for path, md5 in files.items():
-        if path.startswith("models/"):
+        if path.startswith("models/") and (kind != "evaluate" or path == f"models/{about}"):
             name = Path(path).name
             found = find_model(client, mirror.experiment_id, name, md5)
             models.append(found or create_model(client, mirror.experiment_id, name, md5, None))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 STRATEGIES = ("ddp", "fsdp")
+SAVED = ("merged", "adapter")
 
 
 @dataclass
@@ -26,6 +27,9 @@ class VisionLanguageConfig(TrainingArguments):
     lora_target_modules: str | list[str] = field(
         default="all-linear", metadata={"help": "names of layers, such as q_proj; all-linear: all but the head"}
     )
+    lora_save: str = field(
+        default="merged", metadata={"help": "the output: merged (a whole model, the adapter in adapter/) or adapter"}
+    )
 
     strategy: str = field(default="ddp", metadata={"help": "of several processes: ddp, or fsdp to share the weights"})
 
@@ -44,6 +48,8 @@ class VisionLanguageConfig(TrainingArguments):
             raise ValueError(f"strategy is {self.strategy!r}; it should be one of {', '.join(STRATEGIES)}")
         if self.lora_r < 0:
             raise ValueError(f"lora_r is {self.lora_r}; it should be 0 (all weights are trained) or a rank")
+        if self.lora_save not in SAVED:
+            raise ValueError(f"lora_save is {self.lora_save!r}; it should be one of {', '.join(SAVED)}")
         if self.lora_dropout:
             raise ValueError(
                 f"lora_dropout is {self.lora_dropout}; it should be 0: the policy that is trained would not be the one "

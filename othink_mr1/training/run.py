@@ -12,8 +12,9 @@ import torch
 import transformers
 
 from othink_mr1.errors import UserError
+from othink_mr1.models.folder import SUBFOLDER
 from othink_mr1.models.loading import load_model, save_model
-from othink_mr1.models.lora import SUBFOLDER, record_base
+from othink_mr1.models.lora import record_base
 from othink_mr1.stages import replace_folder
 from othink_mr1.training import together
 from othink_mr1.training.fingerprint import Home, siblings
@@ -149,18 +150,19 @@ def trouble_in_words(folder: Path, savings: Sequence[str] = ()) -> Iterator[None
 def save_whole(trainer: VisionLanguageTrainer, folder: Path) -> None:
     """The trained model in `folder`, written beside and renamed; every process has to call it.
 
-    A LoRA adapter is merged into its base, so that whoever uses the folder need not know of it, and lies in `adapter/`
-    by itself, too.
+    With LoRA it is, as `lora_save` says, the adapter alone, or the model that it was merged into, so that whoever uses
+    the folder need not know of it, with the adapter by itself in `adapter/`.
     """
     trainer.mark("saving the model")
     beside = folder.with_name(f".{folder.name}.part")
     if trainer.args.should_save:
         shutil.rmtree(beside, ignore_errors=True)
-    adapter = bool(trainer.args.lora_r)
-    trainer.save_model(str(beside / SUBFOLDER if adapter else beside))
+    merged = bool(trainer.args.lora_r) and trainer.args.lora_save == "merged"
+    place = beside / SUBFOLDER if merged else beside
+    trainer.save_model(str(place))
     if trainer.args.should_save:
-        if adapter:
-            base = Path(trainer.bare().name_or_path)
-            record_base(beside / SUBFOLDER, base)
-            save_model(load_model(beside / SUBFOLDER, device="cpu"), trainer.processor, beside)
+        if trainer.args.lora_r:
+            record_base(place, Path(trainer.bare().name_or_path))
+        if merged:
+            save_model(load_model(place, device="cpu"), trainer.processor, beside)
         replace_folder(beside, folder)

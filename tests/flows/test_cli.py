@@ -148,7 +148,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("run", "status", "report", "models", "promote", "rollback", "predict", "score", "ui", "data"),
+        *("run", "status", "report", "models", "promote", "rollback", "predict", "merge", "score", "ui", "data"),
         *("data show", "data diff", "data quarantine", "data accept"),
     ],
 )
