@@ -1,7 +1,8 @@
 """Registered models, one a training task: `othink-mr1-counting` and `othink-mr1-geometry`.
 
-A version holds the weights, or a LoRA adapter, as a pyfunc model and, under `evidence/`, the predictions by which it was judged: so a
-comparison with the champion works later and on another machine, without the files of the run that made it.
+A version holds the weights, or a LoRA adapter, as a pyfunc model and, under `evidence/`, the predictions by which it
+was judged: so a comparison with the champion works later and on another machine, without the files of the run that
+made it.
 """
 
 import json
