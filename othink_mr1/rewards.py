@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
+
 from othink_mr1.answers import format_ok, is_correct
 from othink_mr1.errors import UserError
 
@@ -51,9 +53,57 @@ def load_reward(name: str) -> Reward:
     return found
 
 
-def reward_name(name: str) -> str:
+def reward_name(function: str | Reward) -> str:
     """What a reward is called in the metrics: the function's name, `accuracy_reward` for the built-in one."""
-    return name.rpartition(":")[2]
+    if isinstance(function, str):
+        return function.rpartition(":")[2]
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+class Rewards:
+    """Eq. 1: several reward functions and the weighted sum of what they give.
+
+    Args:
+        functions: the functions, or their names as `module:function`.
+        weights: one for each.
+        protocol: how answers are read; the functions are given it as `protocol`.
+
+    Raises:
+        UserError: a name that cannot be loaded, or another number of weights.
+    """
+
+    def __init__(self, functions: Sequence[str | Reward], weights: Sequence[float], protocol: str) -> None:
+        if len(weights) != len(functions):
+            raise UserError(f"reward_weights: {len(weights)} for {len(functions)} reward functions; one each is needed")
+        self.functions = [load_reward(function) if isinstance(function, str) else function for function in functions]
+        self.names = [reward_name(function) for function in functions]
+        self.weights = torch.tensor(weights, dtype=torch.float32)
+        self.protocol = protocol
+
+    def __call__(self, completions: list[str], samples: Sequence[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards (N, functions), NaN where a function had nothing to say, and their weighted sum (N,).
+
+        Args:
+            completions: N texts.
+            samples: what each of them answers, with `solution`; the other keys reach the functions as columns.
+
+        Raises:
+            UserError: what `call_reward` raises; or a completion has no number from any function.
+        """
+        # Two names are the call's own, and `protocol` is a setting.
+        names = sorted({key for sample in samples for key in sample} - {"solution", "completions", "solutions"})
+        columns: dict[str, Any] = {key: [sample.get(key) for sample in samples] for key in names}
+        columns["protocol"] = self.protocol
+        solutions = [sample["solution"] for sample in samples]
+        named = zip(self.names, self.functions, strict=True)
+        rewards = torch.tensor([call_reward(*one, completions, solutions, columns) for one in named]).T
+        silent = rewards.isnan().all(1)
+        if silent.any():
+            where = _sample(columns, int(silent.nonzero()[0]))
+            raise UserError(
+                f"sample {where}: no reward function gave its completion a number ({', '.join(self.names)})"
+            )
+        return rewards, (rewards * self.weights).nansum(1)
 
 
 def call_reward(
@@ -105,4 +155,7 @@ def _where_it_fails(
 
 
 def _sample(columns: dict[str, list[Any]], index: int) -> Any:
-    return columns["sample_id"][index] if "sample_id" in columns else index
+    for key in ("sample_id", "index"):
+        if key in columns and columns[key][index] is not None:
+            return columns[key][index]
+    return index

@@ -65,8 +65,6 @@ class GRPODConfig(VisionLanguageConfig):
         super().__post_init__()
         if self.num_generations < 2:
             raise ValueError(f"num_generations is {self.num_generations}; a group needs at least 2 completions")
-        if len(self.reward_weights) != len(self.reward_funcs):
-            raise ValueError(f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} reward_funcs")
         for name, known in (("loss_type", LOSS_TYPES), ("scale_rewards", SCALES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it should be one of {', '.join(known)}")

@@ -5,7 +5,7 @@ With one update a rollout an experience lives for one step. With several it outl
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Group:
     mask: torch.Tensor  # (G, C)
     ended: torch.Tensor  # (G,), False where a completion was cut off
     texts: list[str]
-    rewards: torch.Tensor  # (G, reward functions); NaN where a function had nothing to say
-    reward: torch.Tensor  # (G,), their weighted sum (Eq. 1)
+    rewards: torch.Tensor = field(default_factory=torch.Tensor)  # (G, functions); NaN where one had nothing to say
+    reward: torch.Tensor = field(default_factory=torch.Tensor)  # (G,), their weighted sum (Eq. 1)
 
 
 @dataclass

@@ -8,41 +8,38 @@ weight.
 
 import copy
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import DistributedType
 from transformers import PreTrainedModel, TrainerCallback
 
 from othink_mr1.errors import UserError
-from othink_mr1.grpo.advantages import centre, group_advantages
+from othink_mr1.grpo.advantages import group_advantages
 from othink_mr1.grpo.config import GRPODConfig
 from othink_mr1.grpo.experience import (
     Experience,
     Group,
     RepeatedWindows,
+    Sample,
     experience_of,
     load_experiences,
     save_experiences,
 )
+from othink_mr1.grpo.exploration import Explorer, MicroBatch
 from othink_mr1.grpo.kl import AdaptiveKL
 from othink_mr1.grpo.loss import grpo_loss
-from othink_mr1.grpo.rollout import completions, generate, noise
+from othink_mr1.grpo.metrics import Record, metrics_of, rows_of
 from othink_mr1.grpo.shared_prefix import install, token_mean
-from othink_mr1.models.passes import Features, image_features
+from othink_mr1.models.passes import image_features
 from othink_mr1.models.processor import Processor, PromptBatch
-from othink_mr1.rewards import call_reward, load_reward, reward_name
+from othink_mr1.rewards import Reward, Rewards
 from othink_mr1.training import sharding, together
-from othink_mr1.training.trainer import Sample, Validate, VisionLanguageTrainer
+from othink_mr1.training.trainer import Validate, VisionLanguageTrainer
 from othink_mr1.training.validation import greedy_accuracy
-
-# step, and for each completion its sample, prompt, text, rewards and advantage
-Record = Callable[[int, list[dict[str, Any]]], None]
 
 
 class GRPODTrainer(VisionLanguageTrainer):
@@ -56,6 +53,8 @@ class GRPODTrainer(VisionLanguageTrainer):
         train_samples: dicts with `image` (a picture), `problem`, `solution`, `task`; other keys reach the rewards.
         validation_samples: the same, for greedy accuracy every `eval_steps`.
         record: is given the completions of every logging step.
+        reward_funcs: functions as `othink_mr1.rewards` describes them, or their names; None takes `args.reward_funcs`.
+            `args.reward_weights` has one weight for each.
     """
 
     args: GRPODConfig
@@ -70,9 +69,10 @@ class GRPODTrainer(VisionLanguageTrainer):
         callbacks: list[TrainerCallback] | None = None,
         validate: Validate = greedy_accuracy,
         record: Record | None = None,
+        reward_funcs: Sequence[str | Reward] | None = None,
     ) -> None:
         self.kl_schedule = args.kl
-        self.rewards = [(reward_name(name), load_reward(name)) for name in args.reward_funcs]
+        rewards = Rewards(reward_funcs or args.reward_funcs, args.reward_weights, args.reward_protocol)
         # beta is never above beta_max: where that is 0 no reference is needed at all.
         self._has_reference = args.beta_max > 0
         copied = self._has_reference and not args.lora_r
@@ -83,11 +83,13 @@ class GRPODTrainer(VisionLanguageTrainer):
             self.reference.to(args.device)
             if self.is_sharded:
                 sharding.shard(self.reference, args.device)
-        if args.dynamic_sample and args.world_size > 1:
+        if args.dynamic_sample and self.is_sharded:
             raise UserError(
-                f"dynamic_sample works in one process, and this training has {args.world_size}: each would need "
-                "another number of rounds; set dynamic_sample to false, or training.launch.processes to 1"
+                "dynamic_sample does not work with sharded weights: all processes have to make the same passes, and "
+                "each needs another number of them; set dynamic_sample to false, or training.launch.strategy to ddp"
             )
+        size = len(self.train_dataset)
+        self.explorer = Explorer(args, processor, rewards, self._collated, size, self.phase, self.count_tokens)
         self.record = record
         self._incoming: list[dict[str, Any]] = []  # the step's micro-batches, as the data loader gives them
         self._experiences: list[Experience] = []
@@ -101,6 +103,8 @@ class GRPODTrainer(VisionLanguageTrainer):
         """The Trainer asks for all micro-batches of a step before it trains on the first."""
         self._incoming, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._position = 0
+        # s = 1 at the first update and t at the last (Eq. 3).
+        self.beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
         return self._incoming, None
 
     def compute_loss(
@@ -154,8 +158,6 @@ class GRPODTrainer(VisionLanguageTrainer):
                 yield model
 
     def _begin_step(self) -> None:
-        # s = 1 at the first update and t at the last (Eq. 3).
-        self.beta = self.kl_schedule(self.state.global_step + 1, self.state.max_steps)
         self._kls.clear()
         if self.state.global_step % self.args.num_iterations == 0 or not self._experiences:
             with self._precision():
@@ -181,31 +183,32 @@ class GRPODTrainer(VisionLanguageTrainer):
 
     def _explore(self, model: PreTrainedModel) -> list[Experience]:
         """Completions, rewards and advantages of the step's micro-batches."""
-        batches = [batch["prompts"].to(self.args.device) for batch in self._incoming]
-        samples = [batch["samples"] for batch in self._incoming]
-        frozen = self.vision_is_frozen
-        features = [image_features(model, batch) if frozen else None for batch in batches]
-        if self._shares_trained_features:
+        step = self.state.global_step
+        batches = [MicroBatch(batch["prompts"].to(self.args.device), batch["samples"]) for batch in self._incoming]
+        if self.vision_is_frozen:
+            for batch in batches:
+                batch.features = image_features(model, batch.prompts)
+        elif self._shares_trained_features:
             with torch.enable_grad():
-                features[0] = image_features(model, batches[0])
-        groups = self._groups(model, batches, samples, features)
+                batches[0].features = image_features(model, batches[0].prompts)
+        self.explorer.explore(model, batches, step)
         if self.args.dynamic_sample:
-            self._replace_equal(model, batches, samples, features, groups)
-        rewards = torch.stack([group.reward for row in groups for group in row])  # (prompts of the step, G)
+            self.note(resampled=self.explorer.replace_equal(model, batches, step))
+        groups = [group for batch in batches for group in batch.groups]
         spread = None
         if self.args.scale_rewards == "batch":
-            spread = self.accelerator.gather(rewards.flatten()).std()
+            spread = self.accelerator.gather(torch.cat([group.reward for group in groups])).std()
         experiences = []
-        for row, batch, kept in zip(groups, batches, features, strict=True):
-            reward = torch.stack([group.reward for group in row])
+        for batch in batches:
+            reward = torch.stack([group.reward for group in batch.groups])
             advantages = group_advantages(reward, self.args.scale_rewards, spread)  # Eq. 2
-            experience = experience_of(row, batch, model, advantages)
-            if frozen:
-                experience.features = kept
+            experience = experience_of(batch.groups, batch.prompts, model, advantages)
+            if self.vision_is_frozen:
+                experience.features = batch.features
             else:
-                experience.policy_features = kept
+                experience.policy_features = batch.features
             experiences.append(experience)
-        self._tell(groups, experiences)
+        self._tell(groups, torch.cat([experience.advantages for experience in experiences]))
         return experiences
 
     @property
@@ -219,188 +222,23 @@ class GRPODTrainer(VisionLanguageTrainer):
         alone = self.accelerator.distributed_type == DistributedType.NO
         return alone and not (self.vision_is_frozen or args.dynamic_sample) and args.num_iterations == 1
 
-    def _groups(
-        self,
-        model: PreTrainedModel,
-        batches: Sequence[PromptBatch],
-        samples: Sequence[list[Sample]],
-        features: Sequence[Features | None],
-    ) -> list[list[Group]]:
-        """The completions of every micro-batch's prompts, with their rewards."""
-        sizes = [len(batch) for batch in batches]
-        flat = [sample for row in samples for sample in row]
-        with self.phase("rollout"), _evaluating(model):
-            made = [
-                group
-                for start, end in self._together(sizes)
-                for group in self._sample(model, batches[start:end], flat[sum(sizes[:start]) :], features[start:end])
-            ]
-        with self.phase("reward"):
-            self._reward(made)
-        remaining = iter(made)
-        return [[next(remaining) for _ in range(size)] for size in sizes]
-
-    def _together(self, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Runs of micro-batches that are sampled at once: (first, one after the last)."""
-        limit, start = self.args.rollout_batch_size, 0
-        for index in range(1, len(sizes)):
-            if limit and sum(sizes[start : index + 1]) > limit:
-                yield start, index
-                start = index
-        yield start, len(sizes)
-
-    def _sample(
-        self,
-        model: PreTrainedModel,
-        batches: Sequence[PromptBatch],
-        samples: Sequence[Sample],
-        features: Sequence[Features | None],
-    ) -> list[Group]:
-        prompts = PromptBatch.join(batches, self.processor.tokenizer.pad_token_id)
-        known = Features.join([f or image_features(model, b) for f, b in zip(features, batches, strict=True)])
-        count, length, step = self.args.num_generations, self.args.max_completion_length, self.state.global_step
-        uniforms = noise(self.args.seed, step, [s["index"] for s in samples[: len(prompts)]], count, length)
-        rollout = generate(model, self.processor, prompts, self.args.sampling, count, uniforms, known)
-        self.count_tokens(prompts.attention_mask, rollout.completion_mask)
-        texts = [c.text for c in completions(self.processor, rollout)]
-        nothing = torch.empty(0)
-        return [
-            Group(
-                samples[i], rollout.completion_ids[rows], rollout.completion_mask[rows], rollout.ended[rows],
-                texts[rows], nothing, nothing,
-            )
-            for i in range(len(prompts))
-            for rows in [slice(i * count, (i + 1) * count)]
-        ]  # fmt: skip
-
-    def _reward(self, groups: Sequence[Group]) -> None:
-        """Eq. 1: each completion's rewards, and their weighted sum."""
-        count = self.args.num_generations
-        texts = [text for group in groups for text in group.texts]
-        repeated = [group.sample for group in groups for _ in range(count)]
-        # Two names are the call's own, and `protocol` is a setting.
-        names = sorted({key for sample in repeated for key in sample} - {"solution", "completions", "solutions"})
-        columns = {key: [s.get(key) for s in repeated] for key in names}
-        columns["protocol"] = self.args.reward_protocol  # type: ignore[assignment]
-        solutions = [s["solution"] for s in repeated]
-        found = [call_reward(name, function, texts, solutions, columns) for name, function in self.rewards]
-        rewards = torch.tensor(found, device=self.args.device).T  # (completions, functions)
-        silent = rewards.isnan().all(1)
-        if silent.any():
-            index = int(silent.nonzero()[0])
-            raise UserError(
-                f"sample {repeated[index].get('sample_id', repeated[index]['index'])}: no reward function gave its "
-                f"completion a number ({', '.join(name for name, _ in self.rewards)})"
-            )
-        weights = torch.tensor(self.args.reward_weights, device=self.args.device)
-        total = (rewards * weights).nansum(1)
-        for number, group in enumerate(groups):
-            rows = slice(number * count, (number + 1) * count)
-            group.rewards, group.reward = rewards[rows], total[rows]
-
-    def _replace_equal(
-        self,
-        model: PreTrainedModel,
-        batches: list[PromptBatch],
-        samples: list[list[Sample]],
-        features: list[Features | None],
-        groups: list[list[Group]],
-    ) -> None:
-        """Puts further prompts in the place of those whose rewards are all equal, which teach nothing (DAPO).
-
-        Which ones depends on seed and step alone, not on the data loader, so a resumed run takes the same. After
-        `max_resample_times` rounds the last ones stay, with advantage zero.
-        """
-        seen = {sample["index"] for row in samples for sample in row}
-        for attempt in range(self.args.max_resample_times):
-            equal = [
-                (i, j) for i, row in enumerate(groups) for j, g in enumerate(row) if not centre(g.reward[None]).any()
-            ]
-            fresh = self._further(attempt, len(equal), seen)
-            if not fresh:
-                return
-            self.note(resampled=len(fresh))
-            for (i, j), index in zip(equal, fresh, strict=False):
-                samples[i][j] = self.train_dataset[index]
-            touched = sorted({i for i, _ in equal[: len(fresh)]})
-            for i in touched:
-                indices = [sample["index"] for sample in samples[i]]
-                batch, samples[i] = self._collated(indices)
-                batches[i] = batch.to(self.args.device)
-                features[i] = image_features(model, batches[i]) if self.vision_is_frozen else None
-            made = self._groups(
-                model, [batches[i] for i in touched], [samples[i] for i in touched], [features[i] for i in touched]
-            )
-            for i, row in zip(touched, made, strict=True):
-                groups[i] = row
-
-    def _further(self, attempt: int, count: int, seen: set[int]) -> list[int]:
-        """Up to `count` samples that this step has not seen."""
-        words = [self.args.seed, self.state.global_step, attempt, self.args.process_index]
-        order = np.random.default_rng(words).permutation(len(self.train_dataset))
-        chosen = [int(index) for index in order if int(index) not in seen][:count]
-        seen.update(chosen)
-        return chosen
-
     def _collated(self, indices: Sequence[int]) -> tuple[PromptBatch, list[Sample]]:
         collated = self.data_collator([self.train_dataset[index] for index in indices])
         return collated["prompts"], collated["samples"]
 
-    # What is told of it
-
-    def _tell(self, groups: list[list[Group]], experiences: list[Experience]) -> None:
-        flat = [group for row in groups for group in row]
-        gathered = self.accelerator.gather  # every process has as many groups
-        for number, (name, _) in enumerate(self.rewards):
-            values = gathered(torch.cat([group.rewards[:, number] for group in flat]))
-            known = values[~values.isnan()]
-            if len(known):
-                self.note(**{f"rewards/{name}/mean": known.mean().item(), f"rewards/{name}/std": _std(known)})
-        reward = gathered(torch.stack([group.reward for group in flat]))
-        std = centre(reward).std(1)
-        lengths = gathered(torch.cat([group.mask.sum(1) for group in flat]).float())
-        ended = gathered(torch.cat([group.ended for group in flat]))
-        self.note(
-            reward=reward.mean().item(),
-            reward_std=std.mean().item(),
-            frac_reward_zero_std=(std == 0).float().mean().item(),
-            **{
-                "completions/mean_length": lengths.mean().item(),
-                "completions/min_length": lengths.min().item(),
-                "completions/max_length": lengths.max().item(),
-                "completions/clipped_ratio": (~ended).float().mean().item(),
-            },
-        )
-        if ended.any():
-            self.note(**{"completions/mean_terminated_length": lengths[ended].mean().item()})
+    def _tell(self, groups: Sequence[Group], advantages: torch.Tensor) -> None:
+        names = self.explorer.rewards.names
+        self.note(**metrics_of(groups, names, self.accelerator.gather))
         if self.record is not None and self._step_is_logged():
-            rows = [row for found in together.every(self._rows(flat, experiences)) for row in found]
+            told = together.every(rows_of(groups, advantages, names))
             if self.is_world_process_zero():
-                self.record(self.state.global_step + 1, rows)
+                self.record(self.state.global_step + 1, [row for rows in told for row in rows])
 
     def _step_is_logged(self) -> bool:
         step = self.state.global_step + 1
         if self.args.logging_strategy != "steps":
             return False
         return step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step)
-
-    def _rows(self, groups: Sequence[Group], experiences: Sequence[Experience]) -> list[dict[str, Any]]:
-        advantages = torch.cat([experience.advantages for experience in experiences])
-        return [
-            {
-                "sample_id": group.sample.get("sample_id", str(group.sample["index"])),
-                "index": group.sample["index"],
-                "task": group.sample.get("task", ""),
-                "prompt": group.sample.get("prompt", group.sample["problem"]),
-                "solution": group.sample["solution"],
-                "completion": text,
-                **{name: _known(rewards[i].item()) for i, (name, _) in enumerate(self.rewards)},
-                "reward": reward.item(),
-                "advantage": advantage.item(),
-            }
-            for group, row in zip(groups, advantages, strict=True)
-            for text, rewards, reward, advantage in zip(group.texts, group.rewards, group.reward, row, strict=True)
-        ]
 
     # What a checkpoint holds beside the Trainer's own
 
@@ -442,18 +280,3 @@ class GRPODTrainer(VisionLanguageTrainer):
     @property
     def _experience_file(self) -> str:
         return f"experience-{self.args.process_index}.safetensors"
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    model.eval()
-    yield
-    model.train()
-
-
-def _known(reward: float) -> float | None:
-    return None if math.isnan(reward) else reward
-
-
-def _std(values: torch.Tensor) -> float:
-    return values.std().item() if len(values) > 1 else 0.0

@@ -30,6 +30,11 @@ def equal_for_some(completions: list[str], solutions: list[str], **columns: Any)
     return [i * float(int(number) % 2) for i, number in enumerate(columns["sample_id"])]
 
 
+def length_for_some(completions: list[str], solutions: list[str], **columns: Any) -> list[float]:
+    """The same for samples with an even number, the length for the others, whatever stands beside it."""
+    return [len(text) * float(int(n) % 2) for text, n in zip(completions, columns["sample_id"], strict=True)]
+
+
 def always_equal(completions: list[str], solutions: list[str], **columns: Any) -> list[float]:
     return [1.0] * len(completions)
 
@@ -79,12 +84,31 @@ def test_prompts_that_teach_nothing_are_replaced(base: Path, tmp_path: Path) -> 
     assert all(index % 2 for index in seen[True])
 
 
+def test_only_the_prompts_that_are_replaced_are_sampled_again(base: Path, tmp_path: Path) -> None:  # noqa: F811
+    common = {"save_strategy": "no", "max_steps": 1, "per_device_train_batch_size": 4, "dynamic_sample": True}
+    asked: list[list[str]] = []
+
+    def watched(completions: list[str], solutions: list[str], sample_id: list[str], **columns: Any) -> list[float]:
+        asked.append(sample_id)
+        return length_for_some(completions, solutions, sample_id=sample_id)
+
+    trainer = trainer_of("grpo_d", base, tmp_path / "ck", reward_funcs=["no:such"], reward_weights=[1.0], **common)
+    with pytest.raises(UserError, match="no:such"):
+        trainer([])
+    trainer = trainer_of("grpo_d", base, tmp_path / "ck", rewards=[watched], reward_weights=[1.0], **common)([])
+    trainer.train()
+    assert logs(trainer, "rewards/watched/mean")  # a function, by its own name
+    sampled = [number for numbers in asked for number in dict.fromkeys(numbers)]
+    assert len(sampled) > 4
+    assert len(sampled) == len(set(sampled))
+
+
 def test_replacing_ends(base: Path, tmp_path: Path) -> None:  # noqa: F811
     options = {"save_strategy": "no", "max_steps": 1, "dynamic_sample": True, "max_resample_times": 2,
                "reward_funcs": [f"{HERE}:always_equal"]}  # fmt: skip
     trainer = trained(trainer_of("grpo_d", base, tmp_path / "ck", **options))
     assert logs(trainer, "frac_reward_zero_std") == [1.0]
-    assert logs(trainer, "resampled") == [2.0]
+    assert logs(trainer, "resampled") == [4.0]  # both prompts, twice
 
 
 def test_a_reward_may_have_nothing_to_say(base: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -286,3 +310,34 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any], base: Path, tmp_
     name = "horizon" if "kl_horizon" in wrong else next(iter(wrong))
     with pytest.raises(ValueError, match=rf"{name} is .*should"):
         trainer_of("grpo_d", base, tmp_path / "ck", **wrong)([])
+
+
+@pytest.mark.parametrize("schedule", ["dynamic", "linear"])
+def test_beta_of_a_step_is_known_when_it_begins_and_when_it_ends(schedule: str, base: Path, tmp_path: Path) -> None:  # noqa: F811
+    options = {"kl_schedule": schedule, "max_steps": 4, "gradient_accumulation_steps": 2, "save_strategy": "no"}
+    seen = WatchBeta()
+    trainer = trainer_of("grpo_d", base, tmp_path / "ck", **options)([seen])
+    seen.trainer = trainer
+    trainer.train()
+    low, high, w = trainer.args.beta_min, trainer.args.beta_max, 4 * trainer.args.kl_exploration
+    assert 1 <= w < 2  # so one step explores
+    middle = (low + high) / 2
+    expected = {
+        "dynamic": [middle - (middle - low) / w, *(low + (high - low) * (s - w) / (4 - w) for s in (2, 3, 4))],  # Eq. 3
+        "linear": [low + (high - low) * s / 4 for s in (1, 2, 3, 4)],
+    }[schedule]
+    assert seen.begun == seen.ended == pytest.approx(expected)
+
+
+class WatchBeta(TrainerCallback):
+    trainer: Any
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+        self.ended: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begun.append(self.trainer.beta)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ended.append(self.trainer.beta)

@@ -17,6 +17,7 @@ from tests.training.test_training import base, weights
 __all__ = ["base"]  # the fixture
 REPO = Path(__file__).parents[2]
 EVALUATION = {"eval_strategy": "steps", "eval_steps": 2, "eval_max_new_tokens": 4}
+SOME_EQUAL = {"reward_funcs": ["tests.training.test_grpo_options:length_for_some"], "reward_weights": [1.0]}
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,7 @@ def steps(told: dict[str, Any], names: tuple[str, ...]) -> list[float]:
             {"strategy": "ddp", "lora_r": 4, "freeze_vision": True, "num_iterations": 2},
             marks=pytest.mark.slow,
         ),
+        pytest.param("grpo_d", {"strategy": "ddp", "dynamic_sample": True, **SOME_EQUAL}, marks=pytest.mark.slow),
         pytest.param("grpo_d", {"strategy": "fsdp", "lora_r": 4, "kl_schedule": "adaptive"}, marks=pytest.mark.slow),
         pytest.param(
             "grpo_d",

@@ -98,14 +98,16 @@ class Reporter:
             raise KeyboardInterrupt
 
 
-def trainer_of(kind: str, base: Path, checkpoints: Path, **changes: Any) -> Callable[..., Any]:
+def trainer_of(kind: str, base: Path, checkpoints: Path, rewards: Any = None, **changes: Any) -> Callable[..., Any]:
     if kind == "sft":
         config: Any = SFTConfig(output_dir=str(checkpoints), **{**COMMON, **changes})
         return lambda callbacks: SFTTrainer(
             load_model(base), config, processor(), SAMPLES, SAMPLES[:2], callbacks, greedy_accuracy
         )
     config = GRPODConfig(output_dir=str(checkpoints), **{**COMMON, **GRPO, **changes})
-    return lambda callbacks: GRPODTrainer(load_model(base), config, processor(), SAMPLES, SAMPLES[:2], callbacks)
+    return lambda callbacks: GRPODTrainer(
+        load_model(base), config, processor(), SAMPLES, SAMPLES[:2], callbacks, reward_funcs=rewards
+    )
 
 
 def weights(folder: Path) -> bytes:
