@@ -1,9 +1,11 @@
 """Kills a whole training at random moments, restarts it, and compares what it leaves with an undisturbed one.
 
     python -m benchmarks.kills                                      # the demo on one task, 20 kills and the others
-    python -m benchmarks.kills --profile smoke --kills 3 --others 1    # short
+    python -m benchmarks.kills --tasks counting geometry --methods sft grpo grpo_d --jobs 3    # all of the demo
+    python -m benchmarks.kills --set sft.lora_r=8 --set grpo.lora_r=8                          # adapters
+    python -m benchmarks.kills --profile smoke --kills 3 --others 1                            # short
 
-The base model, SFT and GRPO-D are trained by the commands that DVC runs, once undisturbed and once with:
+The base model and the methods are trained by the commands that DVC runs, once undisturbed and once with:
 
 kill       SIGKILL at a random moment of the training
 term       SIGTERM there: the step saves and reads as interrupted
@@ -11,7 +13,8 @@ saving     SIGKILL while a checkpoint is being written
 truncated  SIGKILL, then the newest checkpoint loses half of one of its files
 
 Compared are the sha256 of the weights, the curves, the log without its times, and the predictions on both test sets.
-The last line is `kills N, identical N`; the exit code is 0 only if both numbers are the same.
+Each kill is printed with the step and the phase that it met. The last line is `kills N, identical N`; the exit code is
+0 only if both numbers are the same.
 """
 
 import argparse
@@ -19,12 +22,13 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +75,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", help="of params.yaml; the demo if not given")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="KEY=VALUE", help="as `othink run`")
-    parser.add_argument("--task", choices=TASKS, default="counting")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["counting"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["sft", "grpo_d"], help="after the base model")
     parser.add_argument("--kills", type=int, default=20, help="SIGKILLs at random moments")
     parser.add_argument("--others", type=int, default=3, help="of each other kind")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, once the base model is there")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -87,25 +92,34 @@ def compare(chosen: argparse.Namespace, folder: Path) -> int:
     whole, killed = folder / "whole", folder / "killed"
     prepare(whole, chosen.profile, chosen.sets)
     shutil.copytree(whole, killed)
-    trainings = [undisturbed(whole, "base", "base_model", ("steps.base_model",))]
-    for method in chosen.methods:
-        model = f"{method}-{chosen.task}"
-        command = ("steps.train", "--method", method, "--task", chosen.task)
-        trainings.append(undisturbed(whole, model, f"train@{model}", command))
-    kills = plan(trainings, chosen.kills, chosen.others, random.Random(chosen.seed))
-    identical = 0
-    for training in trainings:
-        mine = [kill for kill in kills if kill.training == training]
-        survive(killed, training, mine, random.Random(chosen.seed))
-        differences = [name for name, one, other in results(whole, killed, training.model) if one != other]
-        print(
-            f"{training.stage:24} {'DIFFERENT: ' + ', '.join(differences) if differences else 'identical'}", flush=True
-        )
-        identical += 0 if differences else len(mine)
+    wanted = [(method, task) for method in chosen.methods for task in chosen.tasks]
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        base = undisturbed(whole, "base", "base_model", ("steps.base_model",))
+        trainings = [base, *pool.map(lambda one: undisturbed_method(whole, *one), wanted)]
+        kills = plan(trainings, chosen.kills, chosen.others, random.Random(chosen.seed))
+
+        def tried(training: Training) -> int:
+            mine = [kill for kill in kills if kill.training == training]
+            survive(killed, training, mine, random.Random(f"{chosen.seed} {training.model}"))
+            differences = [name for name, one, other in results(whole, killed, training.model) if one != other]
+            outcome = f"DIFFERENT: {', '.join(differences)}" if differences else "identical"
+            print(f"{training.stage:24} {outcome}", flush=True)
+            return 0 if differences else len(mine)
+
+        identical = sum([tried(base), *pool.map(tried, trainings[1:])])
+    tell_phases(kills)
     inside = sum(kill.met != "" for kill in kills if kill.kind == "kill")
     print(f"of {chosen.kills} SIGKILLs at random moments {inside} fell inside training")
     print(f"kills {len(kills)}, identical {identical}")
     return 0 if identical == len(kills) else 1
+
+
+def tell_phases(kills: list[Kill]) -> None:
+    """How many of each kind met which phase."""
+    for kind in dict.fromkeys(kill.kind for kill in kills):
+        met = [kill.met.split(maxsplit=2)[2] if kill.met else "over before it" for kill in kills if kill.kind == kind]
+        counts = ", ".join(f"{name} {count}" for name, count in Counter(met).most_common())
+        print(f"{kind:24} {len(met):3}: {counts}")
 
 
 def prepare(folder: Path, profile: str | None, sets: list[str]) -> None:
@@ -119,6 +133,12 @@ def prepare(folder: Path, profile: str | None, sets: list[str]) -> None:
         call(folder, "steps.prepare_data", "--task", task)
 
 
+def undisturbed_method(folder: Path, method: str, task: str) -> Training:
+    """Train one method on one task from start to end."""
+    model = f"{method}-{task}"
+    return undisturbed(folder, model, f"train@{model}", ("steps.train", "--method", method, "--task", task))
+
+
 def undisturbed(folder: Path, model: str, stage: str, command: tuple[str, ...]) -> Training:
     """Train one model from start to end."""
     with started(folder, command) as (step, marker):
@@ -126,7 +146,7 @@ def undisturbed(folder: Path, model: str, stage: str, command: tuple[str, ...]) 
             time.sleep(0.01)
         began = time.monotonic()
         if step.wait():
-            sys.exit(f"{stage} failed undisturbed; see {folder}/log.txt")
+            sys.exit(f"{stage} failed undisturbed; see {folder}/*.log")
     total = (stages.read_status(stage, folder) or {})["progress"]["total"]
     training = Training(model, stage, command, time.monotonic() - began, total)
     print(f"{stage:24} undisturbed: {total} steps in {training.seconds:.1f} s", flush=True)
@@ -152,12 +172,14 @@ def survive(folder: Path, training: Training, kills: list[Kill], dice: random.Ra
             kill.met = strike(step, marker, kill, dice)
             step.wait()
         status = stages.read_status(training.stage, folder) or {}
+        if status.get("state") == "done":  # it met a process that had only to go
+            kill.met = ""
         if kill.met and status.get("state") != "interrupted":
-            sys.exit(f"{training.stage}: reads as {status.get('state')} after {kill.kind}; see {folder}/log.txt")
+            sys.exit(f"{training.stage}: reads as {status.get('state')} after {kill.kind}; see {folder}/*.log")
         torn = tear(folder, training.stage, dice) if kill.kind == "truncated" else ""
         print(f"{training.stage:24} {kill.kind:10} {kill.met or 'over before it'}{torn}", flush=True)
     if call(folder, *training.command, code=None):
-        sys.exit(f"{training.stage} failed after its kills; see {folder}/log.txt")
+        sys.exit(f"{training.stage} failed after its kills; see {folder}/*.log")
 
 
 def strike(step: "subprocess.Popen[bytes]", marker: Path, kill: Kill, dice: random.Random) -> str:
@@ -169,9 +191,12 @@ def strike(step: "subprocess.Popen[bytes]", marker: Path, kill: Kill, dice: rand
             break
         time.sleep(0.0005)
     time.sleep(dice.random() * 0.03 if kill.kind == "saving" else (kill.at % 1) * pace)
-    step.send_signal(signal.SIGTERM if kill.kind == "term" else signal.SIGKILL)
-    met = phase(marker)
-    return f"step {met}" if step.wait() != 0 else ""
+    if kill.kind == "term":  # what it meets goes on for a while
+        met = phase(marker)
+        step.terminate()
+        return f"step {met}" if step.wait() != 0 else ""
+    step.kill()
+    return f"step {phase(marker)}" if step.wait() != 0 else ""
 
 
 def tear(folder: Path, stage: str, dice: random.Random) -> str:
@@ -188,11 +213,12 @@ def tear(folder: Path, stage: str, dice: random.Random) -> str:
 @contextmanager
 def started(folder: Path, command: tuple[str, ...]) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A step as a process, and the file in which it marks its phases."""
-    marker = folder / "phase.txt"
+    name = "-".join(part.removeprefix("steps.") for part in command if not part.startswith("--"))
+    marker = folder / f"{name}.phase"
     marker.unlink(missing_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(REPO), FILE: str(marker)}
     environment.pop("OTHINK_OWNER", None)
-    with (folder / "log.txt").open("ab") as log:
+    with (folder / f"{name}.log").open("ab") as log:
         step = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
@@ -208,7 +234,7 @@ def call(folder: Path, *command: str, code: int | None = 0) -> int:
     with started(folder, command) as (step, _):
         ended = step.wait()
     if code is not None and ended != code:
-        sys.exit(f"{command[0]} failed; see {folder}/log.txt")
+        sys.exit(f"{command[0]} failed; see {folder}/*.log")
     return ended
 
 
@@ -225,7 +251,7 @@ def results(whole: Path, killed: Path, model: str) -> Iterator[tuple[str, Any, A
     for folder in (whole, killed):
         call(folder, "steps.evaluate", "--model", model)
     for name, look in (
-        ("weights", lambda f: file_digest(f / "models" / model / "model.safetensors")),
+        ("weights", lambda f: [file_digest(file) for file in sorted((f / "models" / model).rglob("*.safetensors"))]),
         ("model folder", lambda f: folder_digest(f / "models" / model)),
         ("curves.csv", lambda f: (f / "training" / model / "curves.csv").read_text()),
         ("log.jsonl", lambda f: log_without_times(f / "training" / model / "log.jsonl")),
