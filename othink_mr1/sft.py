@@ -10,7 +10,8 @@ from othink_mr1.errors import UserError
 from othink_mr1.grpo.shared_prefix import PackedBatch, token_mean
 from othink_mr1.models.passes import prompt_positions
 from othink_mr1.training.config import VisionLanguageConfig
-from othink_mr1.training.trainer import Sample, VisionLanguageTrainer
+from othink_mr1.training.samples import Sample
+from othink_mr1.training.trainer import VisionLanguageTrainer
 
 
 @dataclass

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,8 +16,7 @@ from torch.utils.data import Sampler
 from othink_mr1.grpo.shared_prefix import PackedBatch
 from othink_mr1.models.passes import Features, prompt_positions
 from othink_mr1.models.processor import PromptBatch
-
-Sample = dict[str, Any]
+from othink_mr1.training.samples import Sample
 
 
 @dataclass

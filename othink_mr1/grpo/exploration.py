@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from othink_mr1.grpo.advantages import centre
 from othink_mr1.grpo.config import GRPODConfig
-from othink_mr1.grpo.experience import Group, Sample
+from othink_mr1.grpo.experience import Group
 from othink_mr1.grpo.rollout import completions, generate, noise
 from othink_mr1.models.passes import Features, image_features
 from othink_mr1.models.processor import Processor, PromptBatch
 from othink_mr1.rewards import Rewards
 from othink_mr1.training import together
+from othink_mr1.training.samples import Sample
 
 Collate = Callable[[Sequence[int]], tuple[PromptBatch, list[Sample]]]
 

@@ -24,7 +24,6 @@ from othink_mr1.grpo.experience import (
     Experience,
     Group,
     RepeatedWindows,
-    Sample,
     experience_of,
     load_experiences,
     save_experiences,
@@ -37,7 +36,8 @@ from othink_mr1.grpo.shared_prefix import install, token_mean
 from othink_mr1.models.passes import image_features
 from othink_mr1.models.processor import Processor, PromptBatch
 from othink_mr1.rewards import Reward, Rewards
-from othink_mr1.training import sharding, together
+from othink_mr1.training import together
+from othink_mr1.training.samples import Sample
 from othink_mr1.training.trainer import Validate, VisionLanguageTrainer
 from othink_mr1.training.validation import greedy_accuracy
 
@@ -80,9 +80,7 @@ class GRPODTrainer(VisionLanguageTrainer):
         super().__init__(model, args, processor, train_samples, validation_samples, callbacks, validate)
         if self.reference is not None:
             install(self.reference)
-            self.reference.to(args.device)
-            if self.is_sharded:
-                sharding.shard(self.reference, args.device)
+            self.place(self.reference)
         if args.dynamic_sample and self.is_sharded:
             raise UserError(
                 "dynamic_sample does not work with sharded weights: all processes have to make the same passes, and "

@@ -17,9 +17,10 @@ from othink_mr1.models.loading import load_model, save_model
 from othink_mr1.models.lora import record_base
 from othink_mr1.stages import replace_folder
 from othink_mr1.training import together
+from othink_mr1.training.callbacks import StopAndReport
 from othink_mr1.training.fingerprint import Home, siblings
 from othink_mr1.training.logs import LogFile, write_curves
-from othink_mr1.training.trainer import StopAndReport, VisionLanguageTrainer
+from othink_mr1.training.trainer import VisionLanguageTrainer
 
 _NOT_WRITABLE = {
     errno.ENOSPC: "No space left",

@@ -146,7 +146,7 @@ def test_the_clock_waits_its_minutes(base: Path, monkeypatch) -> None:
     trainer = trainer_of("sft", base, Path("ck"), save_steps=100, save_minutes=1)([])
     begin = time.monotonic()
     # Each step takes 25 seconds of this clock.
-    monkeypatch.setattr("othink_mr1.training.trainer.time.monotonic", lambda: begin + 25 * trainer.state.global_step)
+    monkeypatch.setattr("othink_mr1.training.callbacks.time.monotonic", lambda: begin + 25 * trainer.state.global_step)
     trainer.train()
     assert sorted(p.name for p in Path("ck").glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
