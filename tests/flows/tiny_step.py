@@ -41,7 +41,9 @@ def work(name: str, stage: harness.Stage) -> None:
         stage.note(resumed_anyway="step 3: othink_mr1.sft")
     for number in range(done, total):
         time.sleep(0.1 if total > 1 else 0)
-        checkpoint.write_text(str(number + 1))
+        # Whole or not at all, whenever the step is killed.
+        checkpoint.with_suffix(".new").write_text(str(number + 1))
+        checkpoint.with_suffix(".new").replace(checkpoint)
         stage.progress(number + 1, total, "working")
         stage.raise_if_stopped()
     checkpoint.unlink(missing_ok=True)
