@@ -114,6 +114,7 @@ FILES = {"jsonl": jsonl_file, "csv": csv_folder, "metadata.jsonl": jsonl_folder,
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(sorted(FILES)), st.fixed_dictionaries(spoil))
+@example("csv", {"at": 0.0, "cut": 0, "put": b"\x0b"})
 def test_whatever_the_file_it_is_read_or_refused_in_one_line(kind: str, how: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "in").mkdir()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from othink_mr1.data.checks import RawRow, printable
+from othink_mr1.data.checks import RawRow
 from othink_mr1.data.pictures import MOST_PIXELS, RowError
 from othink_mr1.errors import UserError
 
@@ -95,12 +95,16 @@ def our_columns(
     if not missing and not {"solution", "answer"} & set(found):
         missing = ["solution"]
     if missing:
-        ours, names = missing[0], ", ".join(str(printable(name)) for name in there)
+        ours, names = missing[0], ", ".join(_on_one_line(name) for name in there)
         raise UserError(
             f"{request.key}: {what} has no column {wanted[ours]!r} (it has {names}); "
             f"say which is ours: {request.key}.columns={{{ours}: <its name>}}"
         )
     return found
+
+
+def _on_one_line(name: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def raw_row(split: str, source: str, values: Mapping[str, Any], picture: Callable[[], bytes]) -> RawRow:
