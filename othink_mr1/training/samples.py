@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from othink_mr1.errors import UserError
 from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
 
@@ -12,16 +13,27 @@ Sample = dict[str, Any]
 
 
 class Numbered(torch.utils.data.Dataset[Sample]):
-    """Samples with their place in the dataset as `index`, which seeds their sampling noise."""
+    """Samples with their place in the dataset as `index`, which seeds their sampling noise.
+
+    Raises:
+        UserError: there are none; or, once it is asked for, one lacks what training needs.
+    """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
+        if not len(samples):
+            raise UserError("train_samples: there are none; at least one is needed")
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return {**self.samples[index], "index": index}
+        sample = self.samples[index]
+        missing = [key for key in ("image", "problem", "solution") if sample.get(key) is None]
+        if missing:
+            name = sample.get("sample_id", index)
+            raise UserError(f"sample {name}: it has no {missing[0]}; image, problem and solution are needed")
+        return {**sample, "index": index}
 
 
 class Collator:

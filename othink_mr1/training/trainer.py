@@ -166,8 +166,8 @@ class VisionLanguageTrainer(ResumableTrainer):
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """What `validate` says of the model as it is now."""
-        if self.validate is None:
-            raise ValueError("evaluation needs a `validate` function, such as training.validation.greedy_accuracy")
+        if self.validate is None or not self.eval_dataset:
+            raise ValueError("evaluation needs validation_samples, and a function such as validation.greedy_accuracy")
         self.model.eval()
         self.mark("validation")
         with self.meter.left_out():

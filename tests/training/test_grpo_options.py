@@ -341,3 +341,14 @@ class WatchBeta(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.ended.append(self.trainer.beta)
+
+
+@pytest.mark.parametrize("missing", ["image", "problem", "solution"])
+def test_a_sample_that_lacks_something_is_named(missing: str, base: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    broken = [{**sample, "sample_id": f"number {i}", missing: None} for i, sample in enumerate(SAMPLES)]
+    monkeypatch.setattr("tests.training.test_training.SAMPLES", broken)
+    with pytest.raises(UserError, match=rf"sample number \d: it has no {missing}"):
+        trained(trainer_of("grpo_d", base, tmp_path / "ck", save_strategy="no"))
+    monkeypatch.setattr("tests.training.test_training.SAMPLES", [])
+    with pytest.raises(UserError, match="train_samples: there are none"):
+        trained(trainer_of("grpo_d", base, tmp_path / "ck", save_strategy="no"))
