@@ -93,12 +93,12 @@ def _train(
     data, base = Path("data") / task, Path("models/base")
     train, validation = read_split(data, "train"), read_split(data, "validation")
     processor = load_processor(base)
-    job = job_of(base, processor, train, settings, threads)
-    require_memory(job, *memory_of_device())
     inputs = [data / "train.parquet", data / "validation.parquet", base]
     first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
     precision = {} if shape["mixed_precision"] is None else {"bf16": shape["mixed_precision"] == "bf16"}
     settings = {**settings, **precision, "strategy": shape["strategy"]}
+    job = job_of(base, processor, train, settings, threads)
+    require_memory(job, *memory_of_device())
     origin = [settings, seed], inputs, harness.resume_anyway()
     mine = together.first(home(f"train@{method}-{task}", *origin) if first else None)
     config = Config(

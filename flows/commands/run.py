@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows import board, collector, plan, project, request, run_lock, server
+from flows import board, collector, needs, plan, project, request, run_lock, server
 from flows.commands import results
 from othink_mr1.errors import UserError
 
@@ -58,6 +58,7 @@ def running() -> Iterator[tuple[Path, Callable[[request.Request], dict[str, dict
         own = server.Server(root, lock) if project.prepare_prefect(root) else None
 
         def execute(wanted: request.Request) -> dict[str, dict[str, Any]]:
+            needs.refuse_what_cannot_fit(wanted)
             with board.shown(root) as shown:
                 shown.say(_headline(wanted))
                 return _run_flow(wanted, lock, shown, own)
@@ -104,14 +105,12 @@ def _headline(wanted: request.Request) -> str:
 
 
 def _show_plan(wanted: request.Request, as_json: bool) -> None:
-    from flows.needs import trainings
-
     steps = [wanted.steps[name] for name in wanted.graph]
-    needs = trainings(wanted)
+    needed = needs.trainings(wanted)
     acts = [wanted.steps[name] for name in plan.ACTS]
     if as_json:
         listed = [
-            {"name": step.name, "action": step.action, "reasons": step.reasons, "needs": needs.get(step.name)}
+            {"name": step.name, "action": step.action, "reasons": step.reasons, "needs": needed.get(step.name)}
             for step in [*steps, *acts]
         ]
         print(json.dumps({"steps": listed}, indent=1))
@@ -119,8 +118,8 @@ def _show_plan(wanted: request.Request, as_json: bool) -> None:
     words = {plan.RUN: "run", plan.CACHED: "up to date", plan.OUTSIDE: "not asked for"}
     for step in [*steps, *acts]:
         print(f"{step.name:26} {words[step.action]:14} {_told(step.reasons)}".rstrip())
-        if step.name in needs:
-            print(f"{'':26} needs {needs[step.name]['text']}")
+        if step.name in needed:
+            print(f"{'':26} needs {needed[step.name]['text']}")
     for path in wanted.absent:
         print(f"note: {path} is not there; `othink run` needs it", file=sys.stderr)
 

@@ -35,7 +35,8 @@ TINY = _config(
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that memory and time depend on. `key` is the width of all keys of a token, `query` of all queries."""
+    """The sizes that memory and time depend on. `key` is the width of all keys of a token, `query` of all queries;
+    a layer is one of the language model, a block one of the vision tower."""
 
     hidden: int
     layers: int
@@ -44,10 +45,12 @@ class Shape:
     intermediate: int
     vocabulary: int
     language_parameters: int
+    layer_parameters: int
     vision_depth: int
     vision_width: int
     vision_intermediate: int
     vision_parameters: int
+    block_parameters: int
     patch: int
     merge: int
 
@@ -87,6 +90,6 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         deep = len(vision.get("deepstack_visual_indexes", ()))
         tower += width + vision["num_position_embeddings"] * width + deep * (merger + 2 * merged)
     return Shape(
-        hidden, layers, query, key, inner, vocabulary, language, vision["depth"], width, vision_inner, tower,
-        vision["patch_size"], vision["spatial_merge_size"],
+        hidden, layers, query, key, inner, vocabulary, language, layer, vision["depth"], width, vision_inner, tower,
+        block, vision["patch_size"], vision["spatial_merge_size"],
     )  # fmt: skip

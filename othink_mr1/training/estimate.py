@@ -2,7 +2,8 @@
 
 What is kept for every parameter is exact. Activations are counted as what the backward pass keeps of each layer (the
 inputs of its products and norms), in the layers' own widths; time is arithmetic and memory traffic at a usual share of
-what a device can do, plus what launching each layer costs.
+what a device can do, plus what launching each layer costs. Of several processes the memory is each one's; what they
+send to each other takes time that is not counted.
 """
 
 import sys
@@ -25,7 +26,7 @@ _DEVICES = {
     "L40S": (362e12, 183e12, 0.86e12),
     "4090": (165e12, 83e12, 1.0e12),
 }
-_CORE = (1e11, 1e11, 1e10)  # one CPU thread
+_TRAFFIC = 1e10  # bytes a second of memory for one CPU thread
 _REACHED = 0.35  # share of a device's arithmetic that training reaches
 _LAUNCH = {"cpu": 3e-4, "cuda": 4e-4}  # seconds of a layer's forward pass, however small
 
@@ -39,6 +40,9 @@ class Job:
         rows: of the training split; None where it is not known yet.
         device: "cpu" or a GPU's name.
         targets: completions of a sample that SFT trains on at once.
+        processes: of the training, on all machines.
+        strategy: of several processes: ddp, or fsdp, which spreads out what is kept for every parameter.
+        speed: operations a second that one CPU thread can do.
     """
 
     shape: Shape
@@ -48,6 +52,9 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     targets: int = 1
+    processes: int = 1
+    strategy: str = "ddp"
+    speed: float = 1e11
 
     @property
     def kind(self) -> str:
@@ -100,6 +107,10 @@ class Job:
         return self.reference and not self.settings.get("lora_r")
 
     @property
+    def sharded(self) -> bool:
+        return self.strategy == "fsdp" and self.processes > 1
+
+    @property
     def accumulation(self) -> int:
         return int(self.settings.get("gradient_accumulation_steps") or 1)
 
@@ -139,14 +150,18 @@ class Estimate:
 def estimate(job: Job) -> Estimate:
     """Memory and time of a training."""
     shape, settings = job.shape, job.settings
-    trained = _trained(job)
+    trained, parts = _trained(job), job.processes if job.sharded else 1
     certain = {
-        "weights": 4.0 * shape.parameters,
-        "optimiser": 8.0 * trained,
-        "gradients": 4.0 * trained,
-        "reference": 4.0 * shape.parameters if job.copied_reference else 0.0,
+        "weights": 4.0 * shape.parameters / parts,
+        "optimiser": 8.0 * trained / parts,
+        "gradients": 4.0 * trained / parts,
+        "reference": 4.0 * shape.parameters / parts if job.copied_reference else 0.0,
         "program": _FIXED[job.kind],
     }
+    if job.sharded:
+        certain["gathered weights"] = _gathered(job)
+    elif job.processes > 1:
+        certain["gradients to exchange"] = 4.0 * trained  # DDP sums them in buckets of its own
     training = {"activations": _activations(job), "logits": 12.0 * shape.vocabulary * _chunk(job)}
     if settings.get("bf16"):
         training["copies in 16 bits"] = 2.0 * shape.parameters  # autocast keeps them until the backward pass is over
@@ -157,23 +172,33 @@ def estimate(job: Job) -> Estimate:
     return Estimate(certain, rollout, training, _steps(job), _seconds(job))
 
 
-def require_memory(job: Job, memory: float, name: str) -> Estimate:
+def require_memory(job: Job, memory: float, name: str, sharing: int = 1) -> Estimate:
     """The estimate of a training, which is refused where even what is kept throughout does not fit.
 
     Args:
         memory: bytes that there are.
         name: of what has them, such as "this machine".
+        sharing: how many of the processes have them together.
 
     Raises:
         UserError: it cannot fit; the message has the numbers, and what would save how much.
     """
     found = estimate(job)
-    text = f"about {in_words(found.bytes)} of memory are needed ({found.parts()}), and {name} has {in_words(memory)}"
-    if found.needed > memory:
+    text = f"about {memory_in_words(job, found)} are needed ({found.parts()}), and {name} has {in_words(memory)}"
+    if sharing > 1:
+        text += f" for {sharing} of them"
+    if found.needed * sharing > memory:
         raise UserError("; ".join([text, *savings(job)]))
-    if found.bytes > memory:
+    if found.bytes * sharing > memory:
         print("; ".join([f"warning: {text}", *savings(job)]), file=sys.stderr, flush=True)
     return found
+
+
+def memory_in_words(job: Job, found: Estimate) -> str:
+    """How much, and of what."""
+    where = "" if job.kind == "cpu" else f" of {job.device}"
+    each = f" in each of {job.processes} processes ({job.strategy})" if job.processes > 1 else ""
+    return f"{in_words(found.bytes)} of memory{where}{each}"
 
 
 def in_words(size: float) -> str:
@@ -186,14 +211,18 @@ def savings(job: Job) -> list[str]:
     now = estimate(job).bytes
     settings = job.settings
     found = []
-    for name, value in _smaller(job):
-        less = now - estimate(replace(job, settings={**settings, name: value})).bytes
-        if less > 0.03 * now:
-            found.append((less, f"{name}={value} saves about {in_words(less)}".replace("True", "true")))
+    others = {
+        f"{name}={value}".replace("True", "true"): replace(job, settings={**settings, name: value})
+        for name, value in _smaller(job)
+    }
     if job.pixels > 4 * 28 * 28:
-        less = now - estimate(replace(job, pixels=job.pixels // 2)).bytes
+        others[f"base.max_pixels={job.pixels // 2}"] = replace(job, pixels=job.pixels // 2)
+    if job.processes > 1 and not job.sharded:
+        others["training.launch.strategy=fsdp"] = replace(job, strategy="fsdp")
+    for name, other in others.items():
+        less = now - estimate(other).bytes
         if less > 0.03 * now:
-            found.append((less, f"base.max_pixels={job.pixels // 2} saves about {in_words(less)}"))
+            found.append((less, f"{name} saves about {in_words(less)}"))
     return [text for _, text in sorted(found, reverse=True)]
 
 
@@ -203,7 +232,7 @@ def _smaller(job: Job) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [
         (name, settings[name] // 2) for name in halves if settings.get(name, 1) >= (4 if name.startswith("num") else 2)
     ]
-    switches = [("gradient_checkpointing", True), ("freeze_vision", True)]
+    switches = [("gradient_checkpointing", True), ("freeze_vision", True), ("lora_r", 16)]
     return found + [switch for switch in switches if not settings.get(switch[0])]
 
 
@@ -212,9 +241,19 @@ def _trained(job: Job) -> float:
     shape, frozen = job.shape, job.settings.get("freeze_vision")
     if not (rank := job.settings.get("lora_r")):
         return shape.language_parameters if frozen else shape.parameters
-    layer = 5 * shape.hidden + 2 * shape.query + 2 * shape.key + 3 * shape.intermediate + 2 * shape.hidden
+    layer = 7 * shape.hidden + 2 * shape.query + 2 * shape.key + 3 * shape.intermediate
     block = 7 * shape.vision_width + 2 * shape.vision_intermediate
     return float(rank) * (shape.layers * layer + (0 if frozen else shape.vision_depth * block))
+
+
+def _gathered(job: Job) -> float:
+    """What fully_shard holds whole at once: two layers, one of them on its way, and what lies outside of the layers,
+    which stays (the reference's, too), and its gradient."""
+    shape = job.shape
+    layer, block = shape.layer_parameters, shape.block_parameters
+    outside = shape.parameters - shape.layers * layer - shape.vision_depth * block
+    gradient = 0 if job.settings.get("lora_r") else outside
+    return 4.0 * (2 * max(layer, block) + outside * (1 + job.copied_reference) + gradient)
 
 
 def _chunk(job: Job) -> int:
@@ -242,13 +281,15 @@ def _steps(job: Job) -> int | None:
         return int(job.settings["max_steps"])
     if job.rows is None:
         return None
-    return max(1, int(job.settings["num_train_epochs"] * job.rows / (job.prompts * job.accumulation)))
+    at_once = job.prompts * job.accumulation * job.processes
+    return max(1, int(job.settings["num_train_epochs"] * job.rows / at_once))
 
 
 def _seconds(job: Job) -> float | None:
     """Of one optimiser step."""
     if job.kind == "cpu":
-        fast, slow, memory = (job.threads * speed for speed in _CORE)
+        fast = slow = job.threads * job.speed
+        memory = job.threads * _TRAFFIC
     else:
         known = next((speeds for name, speeds in _DEVICES.items() if name in job.device), None)
         if known is None:

@@ -65,7 +65,7 @@ def test_pictures_have_as_many_tokens_as_the_processor_makes() -> None:
 def test_the_estimate_is_near_what_a_training_takes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", "grpo, 2M"],
+            [sys.executable, "-m", "benchmarks.memory", "--one", "grpo, 2M"],
             capture_output=True,
             text=True,
             check=True,
@@ -79,8 +79,11 @@ def test_a_training_that_cannot_fit_is_refused_with_numbers() -> None:
     with pytest.raises(UserError) as refused:
         require_memory(JOB, 24 * GB, "this GPU")
     told = str(refused.value)
-    assert told.startswith("about 53.1 GB of memory are needed (optimiser 17.7 GB, weights 8.8 GB, gradients 8.8 GB")
-    assert "and this GPU has 24.0 GB; freeze_vision=true saves about 8" in told
+    assert told.startswith(
+        "about 53.1 GB of memory of NVIDIA H100 80GB HBM3 are needed (optimiser 17.7 GB, weights 8.8 GB, "
+    )
+    assert "and this GPU has 24.0 GB; lora_r=16 saves about 3" in told
+    assert "; freeze_vision=true saves about 8" in told
     require_memory(JOB, 80 * GB, "this GPU")
 
 
@@ -98,8 +101,39 @@ def test_what_is_said_to_save_memory_saves_as_much() -> None:
     assert told.endswith(f"{less / GB:.1f} GB")
 
 
+def test_each_of_several_processes_has_all_or_its_share() -> None:
+    """ddp: the whole in each, and the gradients once more; fsdp: what is kept for every parameter is shared out."""
+    alone, full = estimate(JOB), 4.0 * QWEN.parameters
+    ddp = estimate(replace(JOB, processes=8))
+    assert ddp.bytes == alone.bytes + full
+    assert ddp.certain["weights"] == full
+    fsdp = estimate(replace(JOB, processes=8, strategy="fsdp")).certain
+    for name in ("weights", "optimiser", "gradients", "reference"):
+        assert fsdp[name] == alone.certain[name] / 8
+    # Embeddings and head are in no layer: whole while a pass runs, the reference's and their gradient, too.
+    assert fsdp["gathered weights"] > 3 * 4.0 * 151936 * 1536
+    assert "training.launch.strategy=fsdp saves about" in savings(replace(JOB, processes=8))[0]
+    assert estimate(replace(JOB, strategy="fsdp")) == alone  # one process has nobody to share with
+
+
+def test_an_adapter_needs_little_beside_the_weights() -> None:
+    alone = estimate(JOB).certain
+    lora = estimate(replace(JOB, settings={**PAPER, "lora_r": 16})).certain
+    assert lora["weights"] == alone["weights"]
+    assert lora["reference"] == 0
+    assert lora["optimiser"] == 2 * lora["gradients"] < 0.02 * alone["optimiser"]
+
+
+def test_processes_of_one_machine_share_its_memory() -> None:
+    job = replace(JOB, device="cpu", processes=2)
+    require_memory(job, 70 * GB, "this machine")
+    with pytest.raises(UserError, match=r"GB of memory in each of 2 processes \(ddp\) are needed .* for 2 of them; "):
+        require_memory(job, 70 * GB, "this machine", sharing=2)
+
+
 def test_steps_follow_from_epochs_and_rows() -> None:
     assert estimate(JOB).steps == 12  # 2 epochs of 100 rows, 16 an update
+    assert estimate(replace(JOB, processes=4)).steps == 3
     assert estimate(replace(JOB, rows=None)).seconds is None
     assert estimate(replace(JOB, device="an unknown GPU")).seconds_a_step is None
 
