@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from othink_mr1 import gates, registry
-from othink_mr1.candidates import other_task, registered_name
+from othink_mr1 import registry
 from othink_mr1.errors import UserError
 from othink_mr1.evaluation.predictions import right_items
 from othink_mr1.names import METHODS
-from othink_mr1.registry import CANDIDATE, CHAMPION, Version
+from othink_mr1.registry import CANDIDATE, CHAMPION, Version, gates
+from othink_mr1.registry.candidates import other_task, registered_name
 from othink_mr1.settings import Config
 from othink_mr1.tracking.connection import store
 

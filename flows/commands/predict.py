@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flows.commands.registered import connected
 from othink_mr1 import registry
-from othink_mr1.candidates import registered_name, serving_config
 from othink_mr1.errors import UserError
+from othink_mr1.registry.candidates import registered_name, serving_config
 from othink_mr1.serving.answering import Answerer, Reply, open_picture
 from othink_mr1.settings import Config
 

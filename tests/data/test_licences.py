@@ -9,7 +9,7 @@ from makers import row, write_jsonl
 
 from othink_mr1.data.prepare import Prepared, prepare
 from othink_mr1.errors import UserError
-from othink_mr1.model_card import model_card
+from othink_mr1.registry.model_card import model_card
 
 SYNTHETIC = {"source": "synthetic", "rows": 3, "image_size": 64}
 

@@ -3,8 +3,8 @@
 import pytest
 from scipy.stats import binomtest
 
-from othink_mr1.gates import Limits, champion_gates, first_gates
-from othink_mr1.gates import test_set_changed as changed
+from othink_mr1.registry.gates import Limits, champion_gates, first_gates
+from othink_mr1.registry.gates import test_set_changed as changed
 
 
 def answers(right: int, n: int = 100, task: str = "counting") -> dict[str, dict[str, bool]]:

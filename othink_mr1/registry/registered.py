@@ -1,9 +1,4 @@
-"""Registered models, one a training task: `othink-mr1-counting` and `othink-mr1-geometry`.
-
-A version holds the weights, or a LoRA adapter, as a pyfunc model and, under `evidence/`, the predictions by which it
-was judged: so a comparison with the champion works later and on another machine, without the files of the run that
-made it.
-"""
+"""The versions of a registered model in MLflow: made, found, loaded, and given aliases and tags."""
 
 import json
 import shutil
@@ -14,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1.candidates import (
+from othink_mr1.errors import UserError
+from othink_mr1.registry.candidates import (
     Trained,
     collect,
     description,
@@ -23,7 +19,6 @@ from othink_mr1.candidates import (
     serving_config,
     version_tags,
 )
-from othink_mr1.errors import UserError
 from othink_mr1.tracking import connection, models
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import yaml
 from othink_mr1 import dvc_lock, tracking
 from othink_mr1.errors import UserError
 from othink_mr1.git_state import git_tags
-from othink_mr1.model_card import model_card
 from othink_mr1.models.adapter import Adapter, adapter_of, lora_facts
 from othink_mr1.models.hub import origin
 from othink_mr1.names import TASKS
+from othink_mr1.registry.model_card import model_card
 
 # MLflow's own limit of a description in its database.
 _DESCRIPTION = 5000
