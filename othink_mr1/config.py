@@ -18,6 +18,7 @@ from othink_mr1.digests import files_digest, folder_digest, jsonl_digest
 from othink_mr1.errors import UserError
 from othink_mr1.names import METHODS, TASKS, Task
 from othink_mr1.settings import Config, Drawn, Grpo
+from othink_mr1.training import deepspeed_config
 
 FILE = "params.yaml"
 SELECTION = Path(".othink/selection.yaml")
@@ -134,11 +135,22 @@ def resolve(
         "data": data,
         "base": keyed("base", config.base.model_dump(mode="json", exclude_none=True)),
         "train": {method: {task: _trainer(config, method, task) for task in TASKS} for method in METHODS},
-        "training": config.trainings.model_dump(mode="json"),
+        "training": {"launch": _launch(config, root)},
         "evaluation": config.evaluation.model_dump(mode="json"),
         "tables": config.tables.model_dump(mode="json"),
         "local": {"paths": paths},
     }
+
+
+def _launch(config: Config, root: Path) -> dict[str, Any]:
+    """With DeepSpeed's configuration itself in the place of its path, so that an edit there is a change like any."""
+    launch = config.trainings.launch.model_dump(mode="json")
+    if launch["deepspeed"] is not None:
+        try:
+            launch["deepspeed"] = deepspeed_config.read(root / launch["deepspeed"])
+        except UserError as error:
+            raise UserError(f"training.launch.deepspeed: {error}") from None
+    return launch
 
 
 def write_selection(root: Path, profile: str | None, overrides: Sequence[str]) -> None:

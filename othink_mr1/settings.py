@@ -389,8 +389,19 @@ class Launch(Settings):
     mixed_precision: (
         Annotated[Literal["no", "bf16"], BeforeValidator(lambda given: "no" if given is False else given)] | None
     ) = None
-    # fsdp: weights, gradients and optimiser state are shared out; ddp: each process has all of them.
-    strategy: Literal["ddp", "fsdp"] = "ddp"
+    # ddp: each process has weights, gradients and optimiser state as a whole; fsdp: all of them are shared out;
+    # deepspeed: gradients and optimiser state are (ZeRO stage 2, or what the configuration says).
+    strategy: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    # Path of a DeepSpeed configuration, JSON; null: the ready one.
+    deepspeed: Text | None = None
+
+    @model_validator(mode="after")
+    def _is_used(self) -> "Launch":
+        if self.deepspeed is not None and self.strategy != "deepspeed":
+            raise ValueError(
+                f"deepspeed is {self.deepspeed!r}, and strategy {self.strategy!r}; it should be 'deepspeed'"
+            )
+        return self
 
 
 class Trainings(Settings):

@@ -96,7 +96,7 @@ def _train(
     inputs = [data / "train.parquet", data / "validation.parquet", base]
     first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
     precision = {} if shape["mixed_precision"] is None else {"bf16": shape["mixed_precision"] == "bf16"}
-    settings = {**settings, **precision, "strategy": shape["strategy"]}
+    settings = {**settings, **precision, "strategy": shape["strategy"], "deepspeed": shape["deepspeed"]}
     job = job_of(base, processor, train, settings, threads)
     require_memory(job, *memory_of_device())
     origin = [settings, seed], inputs, harness.resume_anyway()

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from othink_mr1.training.trainer import VisionLanguageTrainer
 
 
+class SumTokens(TrainerCallback):
+    """Brings together what the processes have counted in a step, before it is logged or saved."""
+
+    def __init__(self, trainer: "VisionLanguageTrainer") -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.sum_tokens()
+
+
 class MarkPhases(TrainerCallback):
     """The phases that lie between what the trainers themselves do."""
 

@@ -1,10 +1,15 @@
 """The settings that SFT and GRPO share, beside those of transformers' TrainingArguments."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
-STRATEGIES = ("ddp", "fsdp")
+from othink_mr1.training import deepspeed_config
+
+STRATEGIES = ("ddp", "fsdp", "deepspeed")
 SAVED = ("merged", "adapter")
 
 
@@ -31,7 +36,15 @@ class VisionLanguageConfig(TrainingArguments):
         default="merged", metadata={"help": "the output: merged (a whole model, the adapter in adapter/) or adapter"}
     )
 
-    strategy: str = field(default="ddp", metadata={"help": "of several processes: ddp, or fsdp to share the weights"})
+    strategy: str = field(
+        default="ddp",
+        metadata={
+            "help": "of several processes: ddp, fsdp to share out the weights, or deepspeed for ZeRO 1 or 2, with the "
+            "configuration in `deepspeed`, or with stage 2"
+        },
+    )
+
+    deepspeed: dict[str, Any] | str | None = field(default=None, metadata={"help": "as in TrainingArguments"})
 
     # Samples come as they are: columns that the model does not know belong to rewards and targets.
     remove_unused_columns: bool = field(default=False, metadata={"help": "leave it False"})
@@ -43,6 +56,12 @@ class VisionLanguageConfig(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "as in TrainingArguments"})
 
     def __post_init__(self) -> None:
+        if self.strategy == "deepspeed":
+            deepspeed_config.require()
+            several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+            self.deepspeed = _deepspeed(self.deepspeed) if several else None  # one process has nothing to share out
+        elif self.deepspeed:
+            raise ValueError(f"deepspeed is set, and strategy is {self.strategy!r}; it should be 'deepspeed'")
         super().__post_init__()
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy is {self.strategy!r}; it should be one of {', '.join(STRATEGIES)}")
@@ -55,3 +74,9 @@ class VisionLanguageConfig(TrainingArguments):
                 f"lora_dropout is {self.lora_dropout}; it should be 0: the policy that is trained would not be the one "
                 "that sampled, and a completion's ratio would not begin at 1"
             )
+
+
+def _deepspeed(given: dict[str, Any] | str | None) -> dict[str, Any]:
+    if isinstance(given, str):
+        return deepspeed_config.read(Path(given))
+    return deepspeed_config.complete(given or deepspeed_config.READY, "deepspeed")

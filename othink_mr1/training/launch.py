@@ -15,9 +15,12 @@ from typing import Any
 
 from othink_mr1.errors import UserError
 from othink_mr1.processes import Process
+from othink_mr1.training import deepspeed_config
 
 # torchrun's account of a process that failed.
 _FAILED = re.compile(r"^\s*rank\s+: (\d+) .*\n\s*exitcode\s+: (-?\d+)", re.MULTILINE)
+# What tells several machines of each other, as torch's own launchers have it, and what holds where it is not there.
+_ENVIRONMENT = {"NODE_RANK": "", "MASTER_ADDR": "", "MASTER_PORT": "29500"}
 _KEPT = 400  # lines of stderr, in which that account is looked for
 
 
@@ -33,18 +36,14 @@ def command(launch: Mapping[str, Any], gpu: bool, module: str, arguments: Sequen
     one this is, from 0, in NODE_RANK, as torch's own launchers have them.
 
     Raises:
-        UserError: several machines are asked for, and the environment does not say which one this is.
+        UserError: several machines are asked for, and the environment does not say which one this is; or DeepSpeed is,
+            and it is not installed.
     """
     processes, machines = launch["processes"], launch["machines"]
-    environment = os.environ
-    if machines > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= set(environment):
-        raise UserError(
-            f"training.launch.machines is {machines}: MASTER_ADDR (the first machine's address) and NODE_RANK (which "
-            f"one this is, from 0 to {machines - 1}) are needed in the environment"
-        )
+    if launch["strategy"] == "deepspeed":
+        deepspeed_config.require()
     # Of one machine the launcher finds a free port by itself.
-    address, port = environment.get("MASTER_ADDR", "127.0.0.1"), environment.get("MASTER_PORT", "29500")
-    rank = environment.get("NODE_RANK", "0")
+    rank, address, port = _meeting(machines) if machines > 1 else ("0", "127.0.0.1", "0")
     if not gpu:
         where = (
             ["--standalone"]
@@ -56,9 +55,22 @@ def command(launch: Mapping[str, Any], gpu: bool, module: str, arguments: Sequen
         # Mixed precision and the sharing of weights are the trainer's: here all processes are alike.
         start = ["-m", "accelerate.commands.launch", "--num_processes", str(processes * machines), "--mixed_precision"]
         start += ["no", "--num_machines", str(machines), "--dynamo_backend", "no", "--machine_rank", rank]
-        start += ["--main_process_ip", address, "--main_process_port", port if machines > 1 else "0"]
+        start += ["--main_process_ip", address, "--main_process_port", port]
         start += ["--multi_gpu"]
     return [sys.executable, *start, "-m", module, *arguments]
+
+
+def _meeting(machines: int) -> tuple[str, str, str]:
+    """This machine's number, and the address and port where all machines meet, from the environment."""
+    rank, address, port = (os.environ.get(n, d) for n, d in _ENVIRONMENT.items())
+    if not address or rank not in map(str, range(machines)):
+        raise UserError(
+            f"training.launch.machines is {machines}: MASTER_ADDR (the first machine's address) and NODE_RANK (which "
+            f"one this is, from 0 to {machines - 1}) are needed in the environment; found: {address!r} and {rank!r}"
+        )
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"MASTER_PORT is {port!r}; it should be a port of {address} that all machines reach")
+    return rank, address, port
 
 
 def run(

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from othink_mr1.errors import UserError
-from othink_mr1.training import together
+from othink_mr1.training import deepspeed_engine, together
 
 if TYPE_CHECKING:
     from othink_mr1.training.trainer import VisionLanguageTrainer
@@ -32,6 +32,10 @@ class DropNonFinite(TrainerCallback):
         """Takes note of a micro-batch's loss."""
         self._bad_loss |= not torch.isfinite(loss)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.is_deepspeed_enabled:
+            deepspeed_engine.drop_bad_losses(self.trainer.accelerator)
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Drops the gradient if need be.
 
@@ -47,6 +51,8 @@ class DropNonFinite(TrainerCallback):
             return
         for parameter in trainer.model.parameters():
             parameter.grad = None
+        if trainer.is_deepspeed_enabled:  # has done so before
+            deepspeed_engine.forget_drop(trainer.optimizer)
         self.total += 1
         self.in_a_row += 1
         step, most = state.global_step + 1, args.max_skipped_steps

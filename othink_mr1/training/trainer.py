@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, Trai
 from othink_mr1.grpo.shared_prefix import install
 from othink_mr1.models.lora import with_adapter
 from othink_mr1.models.processor import Processor
-from othink_mr1.training import sharding, together
+from othink_mr1.training import deepspeed_engine, sharding, together
 from othink_mr1.training.allocator import keep_freed_memory
-from othink_mr1.training.callbacks import MarkPhases, SaveByTheClock
+from othink_mr1.training.callbacks import MarkPhases, SaveByTheClock, SumTokens
 from othink_mr1.training.config import VisionLanguageConfig
 from othink_mr1.training.nonfinite import DropNonFinite
 from othink_mr1.training.resumable import ResumableTrainer
@@ -75,16 +75,21 @@ class VisionLanguageTrainer(ResumableTrainer):
         # Losses here are means already; the Trainer divides them by the number of accumulated batches.
         self.model_accepts_loss_kwargs = False
         self.grad_norm = 0.0
+        self._tokens = torch.zeros((), dtype=torch.long, device=args.device)  # of the step, in this process
         self._dropped = DropNonFinite(self)
         self.remove_callback(PrinterCallback)
+        self.add_callback(SumTokens(self))
         self.add_callback(MarkPhases(self))
         self.add_callback(self._dropped)
         if args.save_minutes is not None:
             self.add_callback(SaveByTheClock(60 * args.save_minutes))
 
     def place(self, model: PreTrainedModel) -> None:
-        """Puts another model where the trained one is: on its device, shared out as it is."""
+        """Puts another model where the trained one is: on its device, in the precision of its weights, shared out as
+        they are."""
         model.to(self.args.device)
+        if self.is_deepspeed_enabled:
+            deepspeed_engine.cast(model, self.accelerator)
         if self.is_sharded:
             sharding.shard(model, self.args.device)
 
@@ -139,9 +144,13 @@ class VisionLanguageTrainer(ResumableTrainer):
         self.meter.note(metrics)
 
     def count_tokens(self, *masks: torch.Tensor) -> None:
-        """Adds to `num_tokens`, the tokens seen so far; the Trainer's state carries the sum through a resume."""
-        count = torch.stack([mask.sum() for mask in masks]).sum()
-        self.state.num_input_tokens_seen += int(self.accelerator.reduce(count, "sum"))
+        """Adds to `num_tokens`, the tokens seen so far; a process may do so as often as it likes."""
+        self._tokens += torch.stack([mask.sum() for mask in masks]).sum()
+
+    def sum_tokens(self) -> None:
+        """At a step's end, in all processes; the Trainer's state carries the sum through a resume."""
+        self.state.num_input_tokens_seen += int(self.accelerator.reduce(self._tokens, "sum"))
+        self._tokens.zero_()
 
     def share(self, mask: torch.Tensor) -> torch.Tensor:
         """The tokens of `mask` relative to their mean over the processes: a token mean times this, averaged over the

@@ -22,7 +22,7 @@ REPO = Path(__file__).parents[2]
 STAGE = "train@grpo_d-counting"
 TRAIN = [sys.executable, "-m", "steps.train", "--method", "grpo_d", "--task", "counting"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-SHAPE = {"processes": 8, "machines": 1, "mixed_precision": None, "strategy": "ddp"}
+SHAPE = {"processes": 8, "machines": 1, "mixed_precision": None, "strategy": "ddp", "deepspeed": None}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,29 @@ def test_gpus_are_started_by_accelerate_and_the_cpu_by_torchrun(monkeypatch: pyt
     gpu = " ".join(launch.command({**SHAPE, "machines": 2}, True, "steps.train", []))
     assert "--num_processes 16 --mixed_precision no --num_machines 2" in gpu
     assert "--machine_rank 1 --main_process_ip 10.0.0.1 --main_process_port 29500" in gpu
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("NODE_RANK", "2", r"NODE_RANK .*from 0 to 1.*'10\.0\.0\.1' and '2'"),
+        ("NODE_RANK", "one", r"NODE_RANK .*from 0 to 1.*'one'"),
+        ("MASTER_ADDR", "", r"MASTER_ADDR .*found: ''"),
+        ("MASTER_PORT", "http", r"MASTER_PORT is 'http'; it should be a port of 10\.0\.0\.1"),
+        ("MASTER_PORT", "70000", "MASTER_PORT is '70000'"),
+    ],
+)
+def test_where_machines_meet_is_told_before_any_starts(name: str, value: str, told: str, monkeypatch) -> None:
+    for key, good in {"NODE_RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(key, value if key == name else good)
+    with pytest.raises(UserError, match=told):
+        launch.command({**SHAPE, "machines": 2}, False, "steps.train", [])
+
+
+def test_deepspeed_that_is_not_there_is_told_before_any_starts(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"strategy is deepspeed, which is not installed.*pip install .*or take fsdp"):
+        launch.command({**SHAPE, "strategy": "deepspeed"}, True, "steps.train", [])
 
 
 def test_accelerate_knows_these_options() -> None:

@@ -1,7 +1,10 @@
 """Two processes (gloo, on the CPU) against one on the same global batch: the same completions and the same curve."""
 
+import contextlib
+import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,11 +14,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from othink_mr1.training.deepspeed_config import READY
 from othink_mr1.training.run import Outputs
 from tests.training.test_training import base, weights
 
 __all__ = ["base"]  # the fixture
 REPO = Path(__file__).parents[2]
+WITH_DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'"
+)
+ZERO = [{"strategy": "deepspeed", "deepspeed": {"zero_optimization": {"stage": stage}}} for stage in (1, 2)]
 EVALUATION = {"eval_strategy": "steps", "eval_steps": 2, "eval_max_new_tokens": 4}
 SOME_EQUAL = {"reward_funcs": ["tests.training.test_grpo_options:length_for_some"], "reward_weights": [1.0]}
 
@@ -25,10 +33,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def train(name: str, base: Path, processes: int, kind: str, stop_at: int = -1, **settings: Any) -> list[dict[str, Any]]:
+def train(
+    name: str, base: Path, processes: int, kind: str, stop_at: int = -1, bad: str | None = None, **settings: Any
+) -> list[dict[str, Any]]:
     """What each process tells of its training."""
     job = {"name": name, "kind": kind, "base": str(base), "checkpoints": f"ck-{name}", "settings": settings}
-    Path(f"{name}.job").write_text(json.dumps({**job, "stop_at": stop_at}))
+    Path(f"{name}.job").write_text(json.dumps({**job, "stop_at": stop_at, "bad": bad}))
     launcher = [sys.executable]
     if processes > 1:
         with socket.socket() as found:
@@ -37,8 +47,13 @@ def train(name: str, base: Path, processes: int, kind: str, stop_at: int = -1, *
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
     command = [*launcher, "-m", "tests.training.worker", f"{name}.job"]
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr[-6000:]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    try:
+        _, told = started.communicate(timeout=200)
+    finally:  # a launcher that is killed would leave processes that wait for each other
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 0, told[-6000:]
     return [json.loads(Path(f"{name}-{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -67,6 +82,18 @@ def steps(told: dict[str, Any], names: tuple[str, ...]) -> list[float]:
             "sft", {"strategy": "ddp", "gradient_accumulation_steps": 2, "target": "thinking"}, marks=pytest.mark.slow
         ),
         pytest.param("sft", {"strategy": "fsdp"}, marks=pytest.mark.slow),
+        pytest.param("grpo_d", ZERO[0], marks=[pytest.mark.slow, WITH_DEEPSPEED]),
+        pytest.param("grpo_d", ZERO[1], marks=[pytest.mark.slow, WITH_DEEPSPEED]),
+        pytest.param(
+            "grpo_d",
+            {"strategy": "deepspeed", "lora_r": 4, "freeze_vision": True, "num_iterations": 2, "max_grad_norm": 0.0},
+            marks=[pytest.mark.slow, WITH_DEEPSPEED],
+        ),
+        pytest.param(
+            "sft",
+            {"strategy": "deepspeed", "gradient_accumulation_steps": 2},
+            marks=[pytest.mark.slow, WITH_DEEPSPEED],
+        ),
     ],
 )
 def test_two_processes_are_one(kind: str, settings: dict[str, Any], base: Path) -> None:
@@ -76,6 +103,9 @@ def test_two_processes_are_one(kind: str, settings: dict[str, Any], base: Path) 
     assert [told["world_size"] for told in two] == [2, 2]
     if settings["strategy"] == "ddp":
         assert two[0]["wrapper"] == "DistributedDataParallel"
+    elif settings["strategy"] == "deepspeed":
+        stage = settings.get("deepspeed", READY)["zero_optimization"]["stage"]
+        assert (two[0]["wrapper"], two[0]["zero_stage"]) == ("DeepSpeedEngine", stage)
     else:
         assert two[0]["wrapper"].startswith("FSDP")
         assert two[0]["sharded_blocks"] == 5  # two layers, two vision blocks and the whole
@@ -99,6 +129,10 @@ def test_two_processes_are_one(kind: str, settings: dict[str, Any], base: Path) 
         ("grpo_d", {"strategy": "ddp", "num_iterations": 2, "logging_steps": 3}),
         ("grpo_d", {"strategy": "fsdp", "gradient_accumulation_steps": 2}),
         ("sft", {"strategy": "fsdp", "lora_r": 4}),
+        pytest.param(
+            "grpo_d", {"strategy": "deepspeed", "num_iterations": 2, "logging_steps": 3}, marks=WITH_DEEPSPEED
+        ),
+        pytest.param("sft", {"strategy": "deepspeed", "lora_r": 4}, marks=WITH_DEEPSPEED),
     ],
 )
 def test_a_stopped_training_of_two_processes_ends_with_the_same_bits(kind: str, settings: Any, base: Path) -> None:
@@ -108,3 +142,27 @@ def test_a_stopped_training_of_two_processes_ends_with_the_same_bits(kind: str, 
     train("parts", base, 2, kind, per_device_train_batch_size=1, **settings)
     assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
     assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
+
+
+@pytest.mark.slow
+@WITH_DEEPSPEED
+def test_half_precision_of_deepspeed_is_that_of_every_pass(base: Path) -> None:
+    """Where nothing is learned the policy is the reference, to the last bit."""
+    options = {"strategy": "deepspeed", "bf16": True, "learning_rate": 0.0, "save_strategy": "no"}
+    told = train("half", base, 2, "grpo_d", per_device_train_batch_size=1, **options)
+    assert steps(told[0], ("kl",)) == [0.0] * 4
+    assert told[0]["weights"] == "torch.bfloat16"
+    assert all(norm > 0 for norm in steps(told[0], ("grad_norm",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", pytest.param("deepspeed", marks=WITH_DEEPSPEED)])
+def test_what_is_not_finite_in_one_process_is_dropped_in_all(strategy: str, bad: str, base: Path) -> None:
+    """In the second process, at the second of four steps; the schedule goes on."""
+    options = {"lr_scheduler_type": "linear", "save_strategy": "no", "per_device_train_batch_size": 1}
+    told = train("bad", base, 2, "sft", bad=bad, strategy=strategy, **options)
+    assert steps(told[0], ("skipped_steps",)) == [1, 1, 1]
+    assert steps(told[0], ("learning_rate",)) == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    for rank in told:
+        assert rank["changed"] == [True, False, True, True]
