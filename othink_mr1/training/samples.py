@@ -10,6 +10,8 @@ from othink_mr1.models.processor import Processor
 from othink_mr1.prompts import train_prompt
 
 Sample = dict[str, Any]
+# One of each; the base model's samples have a prompt and targets of their own.
+_NEEDED = (("image",), ("problem", "prompt"), ("solution", "targets"))
 
 
 class Numbered(torch.utils.data.Dataset[Sample]):
@@ -29,10 +31,10 @@ class Numbered(torch.utils.data.Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.samples[index]
-        missing = [key for key in ("image", "problem", "solution") if sample.get(key) is None]
-        if missing:
-            name = sample.get("sample_id", index)
-            raise UserError(f"sample {name}: it has no {missing[0]}; image, problem and solution are needed")
+        for names in _NEEDED:
+            if all(sample.get(name) is None for name in names):
+                which = sample.get("sample_id", index)
+                raise UserError(f"sample {which}: it has no {names[0]}; image, problem and solution are needed")
         return {**sample, "index": index}
 
 
