@@ -14,7 +14,7 @@ from typing import Any
 from flows import lockfile
 from flows.project import step_environment
 from flows.run_lock import Run
-from othink_mr1 import processes, stages
+from othink_mr1 import machine, processes, stages
 from othink_mr1.errors import UserError
 
 # Seconds that a step gets to write a checkpoint before it is killed.
@@ -79,7 +79,7 @@ def run_stage(
         StageInterruptedError: it was stopped, killed, or took too long.
     """
     watch = watch or Watch()
-    began = time.time()
+    began, kills = time.time(), machine.oom_kills()
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] * force), name]
     log = log_path(root, name)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def run_stage(
         return _outcome(log, fresh)
     if fresh.get("users_mistake"):
         _put_back(root, name)
-    raise _failure(name, log, fresh, child.returncode)
+    raise _failure(name, log, fresh, child.returncode, machine.oom_kills() != kills)
 
 
 def _put_back(root: Path, name: str) -> None:
@@ -181,13 +181,21 @@ def _outcome(log: Path, status: dict[str, Any]) -> str:
     return "cached" if _SKIPPED in text else "ran"
 
 
-def _failure(name: str, log: Path, status: dict[str, Any], code: int) -> StageFailedError:
+def _failure(name: str, log: Path, status: dict[str, Any], code: int, out_of_memory: bool) -> StageFailedError:
+    """
+    Args:
+        out_of_memory: the kernel has killed a process for want of memory since the stage began.
+    """
+    # What would save memory a training notes when it begins.
+    told = "; ".join([stages.OUT_OF_MEMORY, *status.get("savings", ())]) if out_of_memory else ""
     if status.get("state") == "failed":
         return StageFailedError(f"{name}: {_without(name, status['message'])}", again=not status.get("users_mistake"))
     if status.get("state") == "interrupted":
-        return StageInterruptedError(f"{name}: {status.get('message') or 'the step was killed'}")
+        killed = "the step was killed" + (f", {told}" if told else "")
+        return StageInterruptedError(f"{name}: {status.get('message') or killed}")
     if code < 0:
-        return StageInterruptedError(f"{name}: DVC was ended by {signal.Signals(-code).name}")
+        after = f", {told}" if told and -code == signal.SIGKILL else ""
+        return StageInterruptedError(f"{name}: DVC was ended by {signal.Signals(-code).name}{after}")
     return StageFailedError(f"{name}: {_without(name, _last_word(log))}")
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from othink_mr1 import processes
 
 WORK = Path(".othink")
+# Of a process that was killed while `machine.oom_kills` grew.
+OUT_OF_MEMORY = "it seems by the kernel, which has ended a process for want of memory meanwhile"
 
 
 def status_path(stage: str, root: Path = Path()) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from othink_mr1 import processes, stages
+from othink_mr1 import machine, processes, stages
 from othink_mr1.errors import UserError
 from othink_mr1.names import METHODS, TASKS
 from othink_mr1.training import launch
@@ -51,10 +51,13 @@ def _launch(stage: str, shape: dict[str, Any], arguments: Sequence[str]) -> None
         return found[0] if found is not None and found[0].alive else None
 
     command = launch.command(shape, torch.cuda.is_available(), "steps.train", arguments)
+    kills = machine.oom_kills()
     told, number = launch.run(command, {"OTHINK_OWNER": str(harness.owner())}, holder)
     if told is None:
         return
     status = stages.read_status(stage) or {}
+    if machine.oom_kills() != kills:
+        told = "; ".join([f"{told}; {stages.OUT_OF_MEMORY}", *status.get("savings", ())])
     if number is not None or (status.get("state") == "interrupted" and "ended_at" in status):
         raise harness.Interrupted(number or signal.SIGTERM)
     if status.get("state") == "failed" and status.get("users_mistake"):
@@ -99,6 +102,7 @@ def _train(
     settings = {**settings, **precision, "strategy": shape["strategy"], "deepspeed": shape["deepspeed"]}
     job = job_of(base, processor, train, settings, threads)
     require_memory(job, *memory_of_device())
+    stage.note(savings=savings(job))
     origin = [settings, seed], inputs, harness.resume_anyway()
     mine = together.first(home(f"train@{method}-{task}", *origin) if first else None)
     config = Config(

@@ -27,6 +27,7 @@ _DEVICES = {
     "4090": (165e12, 83e12, 1.0e12),
 }
 _TRAFFIC = 1e10  # bytes a second of memory for one CPU thread
+_ZERO_BUCKET = 5e8  # gradients; DeepSpeed's reduce_bucket_size
 _REACHED = 0.35  # share of a device's arithmetic that training reaches
 _LAUNCH = {"cpu": 3e-4, "cuda": 4e-4}  # seconds of a layer's forward pass, however small
 
@@ -41,7 +42,8 @@ class Job:
         device: "cpu" or a GPU's name.
         targets: completions of a sample that SFT trains on at once.
         processes: of the training, on all machines.
-        strategy: of several processes: ddp, or fsdp, which spreads out what is kept for every parameter.
+        strategy: of several processes: ddp; fsdp, which spreads out what is kept for every parameter; deepspeed (ZeRO
+            stage 2), which leaves the weights whole.
         speed: operations a second that one CPU thread can do.
     """
 
@@ -150,20 +152,24 @@ class Estimate:
 def estimate(job: Job) -> Estimate:
     """Memory and time of a training."""
     shape, settings = job.shape, job.settings
-    trained, parts = _trained(job), job.processes if job.sharded else 1
+    trained, several = _trained(job), job.processes > 1
+    zero = several and job.strategy == "deepspeed"
+    halved = zero and bool(settings.get("bf16"))  # DeepSpeed casts the weights, and its optimiser keeps them whole
+    parts = job.processes if job.sharded else 1
+    weights = (2.0 if halved else 4.0) * shape.parameters / parts
     certain = {
-        "weights": 4.0 * shape.parameters / parts,
-        "optimiser": 8.0 * trained / parts,
-        "gradients": 4.0 * trained / parts,
-        "reference": 4.0 * shape.parameters / parts if job.copied_reference else 0.0,
+        "weights": weights,
+        "optimiser": (12.0 if halved else 8.0) * trained / (job.processes if zero else parts),
+        "gradients": 4.0 * trained / (job.processes if zero else parts),
+        "reference": weights if job.copied_reference else 0.0,
         "program": _FIXED[job.kind],
     }
     if job.sharded:
         certain["gathered weights"] = _gathered(job)
-    elif job.processes > 1:
-        certain["gradients to exchange"] = 4.0 * trained  # DDP sums them in buckets of its own
+    elif several:  # DDP sums gradients in buckets of its own, ZeRO in one of so many
+        certain["gradients to exchange"] = 4.0 * (min(trained, _ZERO_BUCKET) if zero else trained)
     training = {"activations": _activations(job), "logits": 12.0 * shape.vocabulary * _chunk(job)}
-    if settings.get("bf16"):
+    if settings.get("bf16") and not halved:
         training["copies in 16 bits"] = 2.0 * shape.parameters  # autocast keeps them until the backward pass is over
     rollout = {}
     if job.rl:
@@ -247,13 +253,13 @@ def _trained(job: Job) -> float:
 
 
 def _gathered(job: Job) -> float:
-    """What fully_shard holds whole at once: two layers, one of them on its way, and what lies outside of the layers,
-    which stays (the reference's, too), and its gradient."""
+    """What fully_shard holds whole at once. Of the layers: one's weights, the next one's, which are on their way, a
+    gradient, and a buffer of each direction. What lies outside of the layers stays, the reference's, too."""
     shape = job.shape
     layer, block = shape.layer_parameters, shape.block_parameters
     outside = shape.parameters - shape.layers * layer - shape.vision_depth * block
-    gradient = 0 if job.settings.get("lora_r") else outside
-    return 4.0 * (2 * max(layer, block) + outside * (1 + job.copied_reference) + gradient)
+    gradient = 0 if job.settings.get("lora_r") else 2 * outside
+    return 4.0 * (5 * max(layer, block) + outside * (1 + job.copied_reference) + gradient)
 
 
 def _chunk(job: Job) -> int:

@@ -46,7 +46,8 @@ class VisionLanguageTrainer(ResumableTrainer):
         callbacks: list[TrainerCallback] | None = None,
         validate: Validate | None = None,
     ) -> None:
-        if args.device.type == "cpu":
+        # Sharded weights come and go with every layer: to keep what they free takes more than sharing saves.
+        if args.device.type == "cpu" and not (args.strategy == "fsdp" and together.several()):
             keep_freed_memory()
         install(model)
         trained: torch.nn.Module = model
