@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,8 +38,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def choose(folder: Path, count: int) -> None:
-    options = ["grpo.max_steps=200", "grpo.eval_steps=100", "grpo.save_steps=5", f"training.launch.processes={count}"]
+def choose(folder: Path, count: int, machines: int = 1, steps: int = 200) -> None:
+    options = [f"grpo.max_steps={steps}", f"grpo.eval_steps={steps // 2}", "grpo.save_steps=5"]
+    options += [f"training.launch.processes={count}", f"training.launch.machines={machines}"]
     write_selection(folder, "smoke", options)
     resolve = [sys.executable, "-m", "steps.resolve"]
     subprocess.run(resolve, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True, timeout=60)
@@ -110,6 +112,30 @@ def test_a_stop_a_death_and_another_number_of_processes(project: Path) -> None:
     told, _ = running.communicate(timeout=60)
     assert "another run's checkpoints (processes: 2 before and 1 now" in told
     assert "going on from" not in told
+
+
+@pytest.mark.slow
+def test_two_machines_are_two_processes(project: Path) -> None:
+    """Both on loopback, as two machines would be started that share the project's folder."""
+    curves = project / "training" / "grpo_d-counting" / "curves.csv"
+    choose(project, 2, steps=4)
+    subprocess.run(TRAIN, cwd=project, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)
+    expected = curves.read_text()
+    curves.unlink()
+    choose(project, 1, machines=2, steps=4)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    meeting = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    output, text = subprocess.PIPE, subprocess.STDOUT
+    both = [
+        subprocess.Popen(TRAIN, cwd=project, env={**meeting, "NODE_RANK": rank}, stdout=output, stderr=text, text=True)
+        for rank in "01"
+    ]
+    told = [machine.communicate(timeout=200)[0] for machine in both]
+    assert [machine.returncode for machine in both] == [0, 0], told
+    assert curves.read_text() == expected
+    assert status(project)["state"] == "done"
 
 
 def test_gpus_are_started_by_accelerate_and_the_cpu_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
