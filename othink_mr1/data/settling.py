@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from othink_mr1.data.copies import SIDE, Pictures, near_copies
+from othink_mr1.data.copies import SIDE, Pictures, known_by, near_copies
 from othink_mr1.data.index import Finding, Index
 
 _BLOCK = 1024  # thumbnails held at a time, of each of two splits
@@ -37,8 +37,10 @@ def settle(index: Index, same_content: Container[tuple[str, str]] = ()) -> None:
     entries = map(
         Entry._make,
         index.ask(
-            "SELECT pixels || question, split, position, answer, source FROM rows ORDER BY pixels, question, "
-            "CASE split WHEN 'test' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END, position"
+            "SELECT pixels || question, split, position, answer, source FROM rows "
+            "JOIN (SELECT pixels, question FROM rows GROUP BY pixels, question HAVING count(*) > 1) "
+            "USING (pixels, question) "
+            "ORDER BY pixels, question, CASE split WHEN 'test' THEN 0 WHEN 'validation' THEN 1 ELSE 2 END, position"
         ),
     )
     index.note(find_repeats(entries, same_content))
@@ -77,8 +79,9 @@ def settle_near(index: Index, split: str, against: str, stays: bool = False) -> 
     )
     for (question,) in questions.fetchall():
         for others in _blocks(index, against, question):
+            known = _pictures(others)
             for rows in _blocks(index, split, question):
-                copies = near_copies(_pictures(rows), _pictures(others))
+                copies = near_copies(_pictures(rows), known)
                 index.note(
                     Finding(
                         split=rows[i].split,
@@ -114,4 +117,4 @@ def _blocks(index: Index, place: str, question: str) -> Iterator[list[_Row]]:
 
 def _pictures(block: list[_Row]) -> Pictures:
     thumbnails = np.frombuffer(b"".join(row.thumbnail for row in block), dtype=np.uint8)
-    return Pictures(thumbnails.reshape(-1, SIDE * SIDE), np.array([row.side for row in block], dtype=np.int32))
+    return known_by(thumbnails.reshape(-1, SIDE * SIDE), np.array([row.side for row in block], dtype=np.int32))

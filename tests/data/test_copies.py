@@ -9,7 +9,7 @@ import pytest
 from makers import encoded, plain
 from PIL import Image
 
-from othink_mr1.data.copies import Pictures, near_copies, thumbnail
+from othink_mr1.data.copies import Pictures, known_by, near_copies, thumbnail
 from othink_mr1.data.synthetic import counting, geometry
 
 SCENES = {"counting": counting.scene, "geometry": geometry.scene}
@@ -50,7 +50,7 @@ COPIES: dict[str, Copy] = {
 
 def known(pictures: list[Image.Image]) -> Pictures:
     thumbnails = np.stack([np.frombuffer(thumbnail(picture), dtype=np.uint8) for picture in pictures])
-    return Pictures(thumbnails, np.array([min(picture.size) for picture in pictures], dtype=np.int32))
+    return known_by(thumbnails, np.array([min(picture.size) for picture in pictures], dtype=np.int32))
 
 
 def read(encoded_picture: bytes) -> Image.Image:
