@@ -13,12 +13,14 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from functools import cache
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,46 +30,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from othink_mr1.data.parallel import ordered_map
+from othink_mr1.data.parallel import Workers
 from othink_mr1.data.synthetic import counting
 from othink_mr1.machine import cores
 
 _SIZE = (480, 320)
-_SCENES = 200
 _TEST_ROWS = 400
+_FIRST_TEST_NUMBER = 10**6
 _SHARD_ROWS = 1000
 _EVERY = 0.2  # seconds between two looks at the memory
 
 
 def write_shards(folder: Path, first: int, rows: int) -> None:
-    """Parquet files as the hub has them, with pictures, questions and solutions of the numbers from `first` on."""
-    folder.mkdir(parents=True)
-    pictures = ordered_map(_picture, range(first, first + rows), expected=rows)
-    for start in range(first, first + rows, _SHARD_ROWS):
-        numbers = range(start, min(start + _SHARD_ROWS, first + rows))
-        table = pa.table(
-            {
-                "image": [{"bytes": next(pictures), "path": None} for _ in numbers],
-                "problem": ["How many items are there in the image?"] * len(numbers),
-                "solution": [f"<answer> {number % 9 + 1} </answer>" for number in numbers],
-            }
-        )
-        pq.write_table(table, folder / f"{start // _SHARD_ROWS:05d}.parquet", compression="none", row_group_size=100)
+    """Parquet files as the hub has them, with pictures, questions and solutions of the numbers from `first` on.
+
+    A file that is there already stays: it holds the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with Workers(cores()) as workers:
+        for start in range(0, rows, _SHARD_ROWS):
+            path = folder / f"{start // _SHARD_ROWS:05d}.parquet"
+            if not path.exists():
+                _write_shard(path, range(first + start, first + min(start + _SHARD_ROWS, rows)), workers)
 
 
-@cache
-def _scene(number: int) -> np.ndarray:
-    """A rendered scene, (320, 480, 3)."""
-    scene: Image.Image = counting.scene(0, number, "train", 128)["image"]
-    return np.asarray(scene.resize(_SIZE, Image.Resampling.BICUBIC))
+def _write_shard(path: Path, numbers: range, workers: Workers) -> None:
+    table = pa.table(
+        {
+            "image": [{"bytes": picture, "path": None} for picture in workers.map(_picture, numbers)],
+            "problem": ["How many items are there in the image?"] * len(numbers),
+            "solution": [f"<answer> {number % 9 + 1} </answer>" for number in numbers],
+        }
+    )
+    beside = path.with_suffix(".new")
+    pq.write_table(table, beside, compression="none", row_group_size=100)
+    beside.rename(path)
 
 
 def _picture(number: int) -> bytes:
-    """A scene moved sideways, with some grain: no two numbers give the same pixels."""
-    rng = np.random.default_rng(number)
-    moved = np.roll(_scene(number % _SCENES), int(rng.integers(_SIZE[0])), axis=1)
-    grain = rng.integers(-4, 5, size=(*moved.shape[:2], 1), dtype=np.int16)
-    picture = Image.fromarray(np.clip(moved + grain, 0, 255).astype(np.uint8))
+    """A scene of its own for each number, enlarged, with some grain as a camera's."""
+    scene: Image.Image = counting.scene(0, number, "train", 128)["image"]
+    pixels = np.asarray(scene.resize(_SIZE, Image.Resampling.BICUBIC))
+    grain = np.random.default_rng(number).integers(-4, 5, size=(*pixels.shape[:2], 1), dtype=np.int16)
+    picture = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
     buffer = io.BytesIO()
     if number % 2:
         picture.save(buffer, "JPEG", quality=90)
@@ -149,26 +154,32 @@ def _resident(process: psutil.Process) -> int:
     return held
 
 
-def compare(rows: int, folder: Path) -> dict[str, Any]:
-    """Both sides on so many train rows."""
-    shards = folder / "shards"
-    write_shards(shards / "train", 0, rows)
-    write_shards(shards / "test", rows, _TEST_ROWS)
-    found: dict[str, Any] = {"rows": rows}
-    for side in SIDES:
-        found[side] = measure(side, shards, folder / "work")
-        shutil.rmtree(folder / "work")
-    found["ours"]["rows_per_s"] = (rows + _TEST_ROWS) / found["ours"]["seconds"]
-    found["datasets.map"]["rows_per_s"] = rows / found["datasets.map"]["seconds"]
+def compare(rows: int, shards: Path, rounds: int) -> dict[str, Any]:
+    """Both sides on so many train rows, in turn, so that whatever else the machine does hits both; medians."""
+    with tempfile.TemporaryDirectory(prefix="othink-prepare-", dir=shards) as folder:
+        given = Path(folder) / "shards"
+        for split, count in (("train", rows), ("test", _TEST_ROWS)):
+            (given / split).mkdir(parents=True)
+            for path in sorted((shards / split).glob("*.parquet"))[: -(-count // _SHARD_ROWS)]:
+                os.link(path, given / split / path.name)
+        runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+        for _ in range(rounds):
+            for side in SIDES:
+                os.sync()  # or the disk would still be busy with what was written before
+                runs[side].append(measure(side, given, Path(folder) / "work"))
+                shutil.rmtree(Path(folder) / "work")
+    found: dict[str, Any] = {"rows": rows, "rounds": rounds}
+    for side, measured in runs.items():
+        found[side] = {name: statistics.median(run[name] for run in measured) for name in measured[0]}
+        found[side]["rows_per_s"] = (rows + (_TEST_ROWS if side == "ours" else 0)) / found[side]["seconds"]
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare_data", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="1000,10000,70000", help="numbers of rows, with commas between them")
-    parser.add_argument(
-        "--folder", type=Path, help="where to put pictures and results (gigabytes); default: a temporary"
-    )
+    parser.add_argument("--rows", default="1000,10000,70000", help="numbers of rows, thousands, with commas between")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs; the medians are told")
+    parser.add_argument("--folder", type=Path, help="where to keep the pictures (8 GB for 70000) for another time")
     parser.add_argument("--json", action="store_true", help="print one JSON object a number of rows")
     parser.add_argument("--side", nargs=3, metavar=("NAME", "SHARDS", "WORK"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -176,10 +187,16 @@ def main() -> None:
         name, shards, work = chosen.side
         print(json.dumps(SIDES[name](Path(shards), Path(work))))
         return
-    for rows in (int(number) for number in chosen.rows.split(",")):
-        with tempfile.TemporaryDirectory(prefix="othink-prepare-", dir=chosen.folder) as folder:
-            found = compare(rows, Path(folder))
-        print(json.dumps(found) if chosen.json else _told(found), flush=True)
+    numbers = [int(number) for number in chosen.rows.split(",")]
+    if any(number < 1 or number % _SHARD_ROWS for number in numbers):
+        parser.error(f"--rows {chosen.rows}: each should be a multiple of {_SHARD_ROWS}")
+    with ExitStack() as stack:
+        folder = chosen.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="othink-prepare-")))
+        write_shards(folder / "train", 0, max(numbers))
+        write_shards(folder / "test", _FIRST_TEST_NUMBER, _TEST_ROWS)
+        for rows in numbers:
+            found = compare(rows, folder, chosen.rounds)
+            print(json.dumps(found) if chosen.json else _told(found), flush=True)
 
 
 def _told(found: dict[str, Any]) -> str:

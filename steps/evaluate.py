@@ -2,7 +2,7 @@
 
     python -m steps.evaluate --model grpo_d-counting
 
-Reads models/<model> and data/<task>/test.parquet; writes evaluation/<model>/predictions.parquet and metrics.json.
+Reads models/<model> and data/<task>/test; writes evaluation/<model>/predictions.parquet and metrics.json.
 The base also answers a direct prompt, because it often scores higher so (R1-V#72). Finished batches are kept in
 .othink/checkpoints/, so a run that was killed goes on where it was and ends with the same files.
 """
@@ -52,7 +52,7 @@ def evaluate(name: str, settings: dict[str, Any], threads: int, stage: harness.S
     total = sum(len(split) for split in samples.values()) * len(kinds)
     stage.progress(0, total, "loading the model")
     model, processor = _load(Path("models") / name, threads)
-    inputs = [Path("models") / name, *(Path("data") / task / "test.parquet" for task in TASKS)]
+    inputs = [Path("models") / name, *(Path("data") / task / "test" for task in TASKS)]
     kept = home(f"evaluate@{name}", settings, inputs).folder
     journal = Journal(kept / "completions.jsonl")
     method, trained_on = predictions.split_model_name(name)

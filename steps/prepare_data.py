@@ -1,9 +1,10 @@
 """Makes the data of one task: reads or renders its sources, checks every row and the whole, writes the splits.
 
-In: data_profiles/<task>.json, the accepted profiles. Out: data/<task>/{train,validation,test,quarantine}.parquet,
-provenance.json and profile.json; data_docs/<task>/, pages that show the checks and say when they were made. If a
-critical check fails nothing is written in their place. DVC takes the last good version away before it runs a stage, and
-still has it in its cache: `othink run` puts it back, after `dvc repro` the message says how to.
+In: data_profiles/<task>.json, the accepted profiles. Out: data/<task>/, with the folders train, validation and test of
+parquet files, quarantine.parquet, provenance.json and profile.json; data_docs/<task>/, pages that show the checks and
+say when they were made. If a critical check fails nothing is written in their place. DVC takes the last good version
+away before it runs a stage, and still has it in its cache: `othink run` puts it back, after `dvc repro` the message
+says how to.
 """
 
 import argparse

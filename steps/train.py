@@ -96,7 +96,7 @@ def _train(
     data, base = Path("data") / task, Path("models/base")
     train, validation = read_split(data, "train"), read_split(data, "validation")
     processor = load_processor(base)
-    inputs = [data / "train.parquet", data / "validation.parquet", base]
+    inputs = [data / "train", data / "validation", base]
     first = PartialState(cpu=not torch.cuda.is_available()).is_main_process
     precision = {} if shape["mixed_precision"] is None else {"bf16": shape["mixed_precision"] == "bf16"}
     settings = {**settings, **precision, "strategy": shape["strategy"], "deepspeed": shape["deepspeed"]}

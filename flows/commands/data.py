@@ -12,6 +12,7 @@ from flows.project import find_root
 from othink_mr1 import stages
 from othink_mr1.data import profile
 from othink_mr1.data.schema import SPLITS
+from othink_mr1.data.shards import shard_files
 from othink_mr1.errors import UserError
 from othink_mr1.names import TASKS
 
@@ -53,7 +54,7 @@ def show(task: str | None, split: str | None, out: Path | None, refused: bool, a
             for one, about in of_task.items():
                 _print_split(name, one, about)
     if out is not None:
-        _draw([folder / f"{one}.parquet" for folder in folders.values() for one in splits], out)
+        _draw([folder / one for folder in folders.values() for one in splits], out)
         if not as_json:
             print(f"pictures: {out}")
 
@@ -119,7 +120,7 @@ def _folder(task: str, refused: bool) -> Path:
 
 def _about(folder: Path, split: str) -> dict[str, Any]:
     told = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["splits"][split]
-    answers = _column(folder / f"{split}.parquet", "answer")
+    answers = [answer for path in shard_files(folder / split) for answer in _column(path, "answer")]
     known = profile.read(folder / profile.FILE)[split]
     return {
         "name": known.source,
@@ -153,8 +154,8 @@ def _print_split(task: str, split: str, about: dict[str, Any]) -> None:
         print(f"  {sum(number for _, number in left)} rows have one of {len(left)} other answers")
 
 
-def _draw(paths: list[Path], out: Path) -> None:
+def _draw(splits: list[Path], out: Path) -> None:
     from othink_mr1.data.contact_sheet import contact_sheet, pick
 
-    rows = [row for path in paths for row in pick(path, max(6, _MOST_PICTURES // len(paths)))]
+    rows = [row for split in splits for row in pick(shard_files(split), max(6, _MOST_PICTURES // len(splits)))]
     contact_sheet(rows).save(out, "PNG")

@@ -9,6 +9,7 @@ from flows.commands.data import tasks
 from flows.project import find_root
 from othink_mr1.data.changes import Changes, Rows, compare, read_rows
 from othink_mr1.data.schema import SPLITS
+from othink_mr1.data.shards import shard_files
 from othink_mr1.errors import UserError
 
 _EXAMPLES = 5
@@ -33,10 +34,10 @@ def diff(revision: str, task: str | None, as_json: bool) -> None:
 
 
 def _present(root: Path, task: str) -> Rows:
-    paths = [root / "data" / task / f"{split}.parquet" for split in SPLITS]
-    if not all(path.is_file() for path in paths):
+    folder = root / "data" / task
+    if not (folder / "provenance.json").is_file():
         raise UserError(f"data of {task}: not prepared yet; `othink run` prepares them")
-    return [row for path in paths for row in read_rows(str(path))]
+    return [row for split in SPLITS for path in shard_files(folder / split) for row in read_rows(str(path))]
 
 
 def _earlier(root: Path, task: str, revision: str) -> Rows:
@@ -62,8 +63,9 @@ def _earlier(root: Path, task: str, revision: str) -> Rows:
             raise never
         rows = []
         for split in SPLITS:
-            with files.open(f"data/{task}/{split}.parquet", "rb") as file:
-                rows += read_rows(file)
+            for path in sorted(files.ls(f"data/{task}/{split}", detail=False)):
+                with files.open(path, "rb") as file:
+                    rows += read_rows(file)
     except RevError:
         raise UserError(f"{revision}: git knows no such revision") from None
     except (FileNotFoundError, DataIndexDirError):

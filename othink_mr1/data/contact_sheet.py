@@ -17,15 +17,16 @@ _LETTERS = 29  # to a line under a picture
 _GROUPS = 4
 
 
-def pick(path: Path, number: int) -> list[dict[str, Any]]:
-    """Rows from all over a parquet file, `number` at most: dicts of image, problem and answer."""
-    with pq.ParquetFile(path) as file:
-        groups = _spread(file.num_row_groups, min(_GROUPS, file.num_row_groups))
-        rows: list[dict[str, Any]] = []
-        for place, group in enumerate(groups):
+def pick(paths: Sequence[Path], number: int) -> list[dict[str, Any]]:
+    """Rows from all over a split's parquet files, `number` at most: dicts of image, problem and answer."""
+    there = [(path, group) for path in paths for group in range(pq.read_metadata(path).num_row_groups)]
+    groups = [there[place] for place in _spread(len(there), min(_GROUPS, len(there)))]
+    rows: list[dict[str, Any]] = []
+    for place, (path, group) in enumerate(groups):
+        with pq.ParquetFile(path) as file:
             table = file.read_row_group(group, columns=["image", "problem", "answer"])
-            wanted = (number - len(rows)) // (len(groups) - place)
-            rows += table.take(_spread(table.num_rows, min(wanted, table.num_rows))).to_pylist()
+        wanted = (number - len(rows)) // (len(groups) - place)
+        rows += table.take(_spread(table.num_rows, min(wanted, table.num_rows))).to_pylist()
     return rows
 
 

@@ -34,6 +34,7 @@ from othink_mr1.data.offline_pages import offline
 from othink_mr1.data.pictures import LEAST_SIDE
 from othink_mr1.data.prepare import Prepared, Split
 from othink_mr1.data.profile import Drift, Profile, drift, measure
+from othink_mr1.data.shards import shard_files
 from othink_mr1.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def validate(
         context = _context(Path(project))
         data = context.data_sources.add_pandas(prepared.task)
         for name, found in prepared.splits.items():
-            rows = _rows(prepared.folder / f"{name}.parquet", prepared.sizes[name])
+            rows = _rows(prepared.folder / name, prepared.sizes[name])
             profiles[name] = measure(rows, sources[name])
             split = _Split(name, found, rows, _drifts(profiles[name], accepted.get((name, sources[name]))))
             results = _run(context, data.add_dataframe_asset(name), prepared.task, split, checks).results
@@ -152,11 +153,13 @@ def _context(project: Path) -> "gx.data_context.FileDataContext":
     return context
 
 
-def _rows(path: Path, sizes: np.ndarray) -> "pd.DataFrame":
+def _rows(folder: Path, sizes: np.ndarray) -> "pd.DataFrame":
     """What the suites look at of each row: no picture, of long texts the length alone; some 200 bytes a row."""
-    with pq.ParquetFile(path) as file:
-        columns = [*_TEXTS, *_LONG_TEXTS]
-        parts = [_without_long_texts(batch) for batch in file.iter_batches(16_384, columns=columns)]
+    parts = []
+    for path in shard_files(folder):
+        with pq.ParquetFile(path) as file:
+            batches = file.iter_batches(16_384, columns=[*_TEXTS, *_LONG_TEXTS])
+            parts += [_without_long_texts(batch) for batch in batches]
     frame = pa.Table.from_batches(parts).to_pandas()
     frame["width"], frame["height"] = sizes[:, 0], sizes[:, 1]
     return frame

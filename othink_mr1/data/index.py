@@ -1,16 +1,17 @@
-"""What is known of each accepted row but its picture, in a SQLite file: memory does not grow with the rows.
+"""Each accepted row but its picture, in a SQLite file: memory does not grow with the rows.
 
 `settling` and `splitting` say in SQL what they look for. The file lives as long as one `prepare`.
 
 | column of `rows` | what |
 |---|---|
 | number | in the order of reading, over all splits |
-| split, position | where the row came from: its source's split, and its place among the accepted rows of it |
+| split, position | where the row came from: its source's split, and its place among the rows of it |
 | place | the split it goes to; null: put aside or not sampled |
-| sample_id, source, answer | as in the dataset |
+| sample_id, source, problem, answer, thinking | as in the dataset |
 | pixels, question | digests; two rows with the same two ask the same |
 | width, height | of the picture, pixels |
 | thumbnail | of the picture (`copies`) |
+| file, start, length | where the picture waits (`waiting.Place`) |
 
 `findings` holds what is wrong with a row: split, position, reason, detail, and whether it `stays` all the same.
 """
@@ -18,20 +19,21 @@
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from othink_mr1.data.checks import Accepted
+from othink_mr1.data.solutions import solution_of
+from othink_mr1.data.waiting import Place
 from othink_mr1.errors import UserError
 
 _TABLES = """
 CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, split TEXT, position INTEGER, place TEXT, sample_id TEXT, source TEXT, answer TEXT,
-    pixels TEXT, question TEXT, width INTEGER, height INTEGER, thumbnail BLOB
+    number INTEGER PRIMARY KEY, split TEXT, position INTEGER, place TEXT, sample_id TEXT, source TEXT, problem TEXT,
+    answer TEXT, thinking TEXT, pixels TEXT, question TEXT, width INTEGER, height INTEGER, file TEXT, start INTEGER,
+    length INTEGER, thumbnail BLOB
 );
 CREATE TABLE findings (
     split TEXT, position INTEGER, reason TEXT, detail TEXT, stays INTEGER, PRIMARY KEY (split, position)
@@ -41,7 +43,9 @@ _INDEXES = """
 CREATE UNIQUE INDEX by_position ON rows (split, position);
 CREATE INDEX by_content ON rows (pixels, question);
 CREATE INDEX by_question ON rows (place, question);
+CREATE INDEX by_shard ON rows (place, sample_id);
 """
+_TEXTS = ("sample_id", "source", "problem", "answer", "thinking")
 _AT_ONCE = 1000
 
 
@@ -59,6 +63,7 @@ class Index:
     """The tables, open. `add` every row, then `finish`, then ask."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         # Scratch: nothing of it has to survive a crash, and sorting goes to files as well.
         self._connection = sqlite3.connect(path, isolation_level=None)
         for setting in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE", "cache_size = -32000"):
@@ -68,18 +73,17 @@ class Index:
         self._new: list[tuple[Any, ...]] = []
 
     def add(self, position: int, accepted: Accepted) -> None:
-        """`position`: the row's place among the accepted rows of its split, from 0."""
+        """`position`: the row's place among the rows read of its split, from 0. Its picture is a `Place`."""
         row = accepted.row
         question = hashlib.sha256(" ".join(row["problem"].split()).encode()).hexdigest()[:32]
-        texts = (row["sample_id"], row["source"], row["answer"], accepted.pixels_sha256, question)
-        self._new.append(
-            (row["split"], position, row["split"], *texts, accepted.width, accepted.height, accepted.thumbnail)
-        )
+        texts = (*(row[name] for name in _TEXTS), accepted.pixels_sha256, question)
+        known = (accepted.width, accepted.height, *row["image"], accepted.thumbnail)
+        self._new.append((row["split"], position, row["split"], *texts, *known))
         if len(self._new) == _AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:
-        self.many(f"INSERT INTO rows VALUES (NULL{', ?' * 11})", self._new)
+        self.many(f"INSERT INTO rows VALUES (NULL{', ?' * 16})", self._new)
         self._new = []
 
     def finish(self) -> None:
@@ -112,14 +116,15 @@ class Index:
             gone = [(one.split, one.position) for one in some if not one.stays]
             self.many("UPDATE rows SET place = NULL WHERE split = ? AND position = ?", gone)
 
-    def rows_of(self, split: str) -> Iterator[tuple[str | None, str | None, str | None]]:
-        """(place, reason, detail) of each row that came from `split`, in the order of reading; reason: why it goes."""
-        return self.ask(
-            "SELECT place, reason, detail FROM rows "
-            "LEFT JOIN findings AS f ON f.split = rows.split AND f.position = rows.position AND NOT stays "
-            "WHERE rows.split = ? ORDER BY rows.position",
+    def rejected(self, split: str) -> Iterator[tuple[dict[str, str], Place, str, str]]:
+        """The rows from `split` that have to go, in the order of reading: texts, picture, reason, detail."""
+        found = self.ask(
+            "SELECT source, problem, answer, file, start, length, reason, detail "
+            "FROM findings JOIN rows USING (split, position) WHERE split = ? AND NOT stays ORDER BY position",
             split,
         )
+        for source, problem, answer, *picture, reason, detail in found:
+            yield {"source": source, "problem": problem, "answer": answer}, Place(*picture), reason, detail
 
     def reported(self, split: str) -> Iterator[tuple[str, str, str]]:
         """(source, reason, detail) of the rows from `split` that stay although something is wrong with them."""
@@ -129,20 +134,37 @@ class Index:
             split,
         )
 
-    def is_whole(self, split: str) -> bool:
-        """Whether there are rows from `split`, all of them go there, and no others do."""
-        here, elsewhere = self.ask(
-            "SELECT total(split = place), total(split IS NOT place) FROM rows WHERE split = ?1 OR place = ?1", split
-        ).fetchone()
-        return bool(here and not elsewhere)
-
-    def sizes(self, place: str) -> np.ndarray:
-        """Width and height of the pictures that go to a split, in the order of its file: (rows, 2), int32."""
-        found = self.ask("SELECT width, height FROM rows WHERE place = ? ORDER BY number", place)
-        return np.fromiter((side for pair in found for side in pair), dtype=np.int32).reshape(-1, 2)
+    def moved(self, split: str) -> dict[str | None, int]:
+        """How many rows from `split` go elsewhere, by where; None: nowhere, though nothing is wrong with them."""
+        return dict(
+            self.ask(
+                "SELECT place, count(*) FROM rows LEFT JOIN findings AS f "
+                "ON f.split = rows.split AND f.position = rows.position AND NOT stays "
+                "WHERE rows.split = ? AND place IS NOT rows.split AND reason IS NULL GROUP BY place",
+                split,
+            )
+        )
 
     def close(self) -> None:
         self._connection.close()
+
+
+def rows_between(
+    path: Path, place: str, first_id: str, beyond_id: str
+) -> Iterator[tuple[dict[str, str], Place, tuple[int, int]]]:
+    """The rows of an index's file that go to a split and have these sample_ids: texts, picture, width and height.
+
+    They come in the order of reading. For other processes than the one that has the index open.
+    """
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        query = (
+            f"SELECT {', '.join(_TEXTS)}, file, start, length, width, height FROM rows "
+            "WHERE place = ? AND sample_id >= ? AND sample_id < ? ORDER BY number"
+        )
+        for *texts, file, start, length, width, height in connection.execute(query, (place, first_id, beyond_id)):
+            row = dict(zip(_TEXTS, texts, strict=True))
+            row["solution"] = solution_of(row["answer"])
+            yield row, Place(file, start, length), (width, height)
 
 
 @contextmanager

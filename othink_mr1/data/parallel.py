@@ -1,4 +1,4 @@
-"""An ordered map over processes that keeps a bounded number of items in memory, and works without processes too."""
+"""A function over items in processes: results in order, a bounded number of items in memory; without processes, too."""
 
 import multiprocessing
 import os
@@ -9,87 +9,91 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from types import TracebackType
 from typing import TypeVar
-
-from othink_mr1.machine import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
+Progress = Callable[[int, int, str], None]  # is told how many items are done, of how many, and what is being done
 
-_CHUNK = 16
-_LEAST_ITEMS = 200  # fewer are done before a pool has started
+_AHEAD = 3  # items that each process has before it
 
 
-def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], *, expected: int, workers: int | None = None
-) -> Iterator[R]:
-    """`function` of each item, in order.
-
-    With `expected` items enough and more than one core it runs in processes; where they cannot be started, or one of
-    them dies, the rest is done here, with the same result. An exception of `function` is raised here.
+class Workers:
+    """Processes that work on items. Where they cannot be started, or one of them dies, the rest is done here.
 
     Args:
-        function: a module's function; its argument and result are pickled.
-        expected: about how many items there are; a hint.
-        workers: processes; as many as there are cores if not given.
+        count: how many; with 1 all is done here.
     """
-    workers = cores() if workers is None else workers
-    items = iter(items)
-    if workers > 1 and expected >= _LEAST_ITEMS:
-        yield from _with_pool(function, items, workers)
-    yield from map(function, items)  # everything, or what a pool has left over
 
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = _start_pool(count) if count > 1 else None
 
-def _with_pool(function: Callable[[T], R], items: Iterator[T], workers: int) -> Iterator[R]:
-    pool = _start_pool(workers)
-    if pool is None:
-        return
-    waiting: deque[tuple[list[T], Future[list[R]] | None]] = deque()
-    try:
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """`function` of each item, in order; items are taken as they are needed. Its exceptions are raised here.
+
+        Args:
+            function: a module's function; its argument and result are pickled. Called again for an item whose process
+                died.
+        """
+        left = iter(items)
+        waiting: deque[tuple[T, Future[R] | None]] = deque()
         while True:
-            while len(waiting) < 3 * workers and (chunk := list(islice(items, _CHUNK))):
-                waiting.append((chunk, _submit(pool, function, chunk)))
+            waiting.extend((item, self._submit(function, item)) for item in islice(left, self._room(len(waiting))))
             if not waiting:
                 return
-            yield from _result(function, *waiting.popleft())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+            yield self._result(function, *waiting.popleft())
+
+    def _room(self, waiting: int) -> int:
+        ahead = _AHEAD * self._count if self._pool is not None else 1
+        return max(0, ahead - waiting)
+
+    def _submit(self, function: Callable[[T], R], item: T) -> "Future[R] | None":
+        if self._pool is None:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread: see _start_pool
+                return self._pool.submit(function, item)
+        except (OSError, BrokenProcessPool):  # a process of it died or could not be started
+            self._close()
+            return None
+
+    def _result(self, function: Callable[[T], R], item: T, future: "Future[R] | None") -> R:
+        if future is not None:
+            try:
+                return future.result()
+            except (BrokenProcessPool, CancelledError):
+                self._close()
+        return function(item)
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
 
 
 def _start_pool(workers: int) -> ProcessPoolExecutor | None:
-    # A forked worker starts at once. It runs numpy and Pillow alone, which keep no threads or locks.
+    # A forked worker starts at once. What it runs (numpy, Pillow, pyarrow, SQLite files that it opens itself) is
+    # ready for that.
     method = "fork" if sys.platform == "linux" else "spawn"
     try:
         context = multiprocessing.get_context(method)
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
     except (OSError, ImportError, ValueError):  # no semaphores on this machine, or no leave to start processes
         return None
-
-
-def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], chunk: list[T]) -> "Future[list[R]] | None":
-    """None where the pool takes no more work, because a process of it died or could not be started."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread: see _start_pool
-            return pool.submit(_map_chunk, function, chunk)
-    except (OSError, BrokenProcessPool):
-        return None
-
-
-def _result(function: Callable[[T], R], chunk: list[T], future: "Future[list[R]] | None") -> list[R]:
-    if future is not None:
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            pass
-    return _map_chunk(function, chunk)
-
-
-def _map_chunk(function: Callable[[T], R], chunk: list[T]) -> list[R]:
-    return [function(item) for item in chunk]
 
 
 def _start_worker(parent: int) -> None:

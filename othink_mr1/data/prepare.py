@@ -1,35 +1,35 @@
 """From sources to checked splits: every row is read once, checked alone, then beside the others, then written.
 
-Between the two passes the rows wait in files, and what the second one has to know of them in an `Index`: memory holds
-some hundred rows at a time, however many there are.
+Between reading and writing the pictures wait in files (`waiting`), and the rest of each row in an `Index`: memory holds
+some hundred rows at a time, however many there are. Processes read, check and write; this one puts together what they
+find.
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from othink_mr1.data.checks import Accepted, Quarantined, examine, printable
 from othink_mr1.data.index import Index, opened
-from othink_mr1.data.parallel import ordered_map
-from othink_mr1.data.schema import QUARANTINE_SCHEMA, SCHEMA, SPLITS, ParquetSink
+from othink_mr1.data.parallel import Progress, Workers
+from othink_mr1.data.schema import QUARANTINE_SCHEMA, SPLITS, ParquetSink
 from othink_mr1.data.settling import settle, settle_near
-from othink_mr1.data.sources import Held, Job, Request, Source, open_source
+from othink_mr1.data.sources import Job, Request, Source, open_source
 from othink_mr1.data.splitting import draw_validation, few_shot
-from othink_mr1.digests import file_digest
+from othink_mr1.data.waiting import Arrivals, Departures, waiting_room
+from othink_mr1.data.writing import write_splits
 from othink_mr1.errors import UserError
+from othink_mr1.machine import cores
 
-Progress = Callable[[int, int, str], None]
-_WAITING = "{split}.waiting.parquet"
+_FEW_ROWS = 200  # are done before other processes have started
 _MOST_EXAMPLES = 100  # reported test rows that provenance.json lists one by one
 
 
@@ -77,7 +77,7 @@ def prepare(
     folder: Path,
     progress: Progress = lambda done, total, what: None,
 ) -> Prepared:
-    """Writes {train,validation,test,quarantine}.parquet and provenance.json of a task into an existing `folder`.
+    """Writes the folders train, validation and test, quarantine.parquet and provenance.json into an empty `folder`.
 
     The files are a function of the settings, the seed and the content of the sources.
 
@@ -98,27 +98,31 @@ def prepare(
     sources = {split: open_source(request) for split, request in requests.items()}
     splits = {split: _split(requests[split], source) for split, source in sources.items()}
     _check_licences(task, splits, bool(settings.get("require_licence")))
-    with opened(folder / "index.sqlite") as index:
+    # Arrow's own allocator gives large blocks back to the kernel, which has to clear the same pages for the next ones.
+    pa.set_memory_pool(pa.system_memory_pool())
+    few = sum(source.rows for source in sources.values()) < _FEW_ROWS
+    with (
+        Workers(1 if few else cores()) as workers,
+        waiting_room(folder / "waiting") as waiting,
+        opened(folder / "index.sqlite") as index,
+    ):
         with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
-            _read_all(task, sources, splits, index, folder, quarantine, progress)
+            _read_all(task, sources, splits, index, waiting, quarantine, workers, progress)
             settle(index, _same_content(splits))
             if fraction is not None:
-                train = splits["train"]
-                splits["validation"] = Split(
-                    "train", train.licence, train.digest, revision=train.revision, fetched=train.fetched
-                )
+                splits["validation"] = _drawn(splits["train"])
                 draw_validation(index, fraction, seed)
                 settle_near(index, "train", "validation")
             few_shot(index, settings.get("train_samples"), seed)
-            _write_all(splits, index, folder, quarantine)
-        sizes = {split: index.sizes(split) for split in SPLITS}
-    for split, found in splits.items():
-        (folder / _WAITING.format(split=split)).unlink(missing_ok=True)
-        if not found.rows:
-            raise UserError(_no_rows(task, split, found))
-    if sources["test"].whole and splits["test"].quarantined:
-        raise UserError(_with_holes(task, splits["test"], folder))
-    _write_provenance(task, seed, settings, splits, folder)
+            _count_all(task, splits, index, waiting, quarantine)
+        _refuse_holes(task, sources, splits, folder)
+        shards = write_splits(
+            task, {split: splits[split].rows for split in SPLITS}, index, waiting, folder, workers, progress
+        )
+    files = {shard.name: shard.sha256 for of_split in shards.values() for shard in of_split}
+    files["quarantine.parquet"] = quarantine.sha256()
+    _write_provenance(task, seed, settings, splits, files, folder)
+    sizes = {split: np.concatenate([shard.sizes for shard in of_split]) for split, of_split in shards.items()}
     return Prepared(task, folder, {split: splits[split] for split in SPLITS}, sizes)
 
 
@@ -128,6 +132,10 @@ def _split(request: Request, source: Source) -> Split:
     if fetched is None and request.path is not None and request.path.exists():
         fetched = request.path.stat().st_mtime
     return Split(source.name, licence, source.digest, source.identity, source.revision, fetched)
+
+
+def _drawn(train: Split) -> Split:
+    return Split("train", train.licence, train.digest, revision=train.revision, fetched=train.fetched)
 
 
 def _check_licences(task: str, splits: Mapping[str, Split], required: bool) -> None:
@@ -148,109 +156,77 @@ def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
     return {(one, other) for one in known for other in known if one != other and known[one] == known[other]}
 
 
-def _examine_job(job: Job, task: str) -> Accepted | Quarantined:
-    """A row's checks, in a worker. A picture that the job holds is left out of the result: `_examined` has it."""
-    raw = job()
-    result = examine(raw, task)
-    if isinstance(job, Held) and raw.picture is not None and result.row["image"]["bytes"] is raw.picture:
-        result.row["image"] = None
-    return result
-
-
-def _examined(jobs: Iterator[Job], task: str, expected: int) -> Iterator[Accepted | Quarantined]:
-    ahead, behind = tee(jobs)  # the jobs between the two are those that are being done
-    for result in ordered_map(partial(_examine_job, task=task), ahead, expected=expected):
-        job = next(behind)
-        if result.row["image"] is None:
-            result.row["image"] = {"bytes": job().picture, "path": None}
-        yield result
+def _examine_rows(job: Job, task: str, waiting: Path) -> list[Accepted | Quarantined]:
+    """Reads and checks the rows of a job. The pictures of those that are accepted wait; the rows say where."""
+    results = []
+    with Arrivals(waiting) as pictures:
+        for raw in job():
+            result = examine(raw, task)
+            if isinstance(result, Accepted):
+                result.row["image"] = pictures.add(result.row["image"]["bytes"])
+            results.append(result)
+    return results
 
 
 def _read_all(
     task: str,
     sources: Mapping[str, Source],
-    splits: dict[str, Split],
+    splits: Mapping[str, Split],
     index: Index,
-    folder: Path,
+    waiting: Path,
     quarantine: ParquetSink,
+    workers: Workers,
     progress: Progress,
 ) -> None:
-    """First pass: every row by itself. Accepted rows wait in a file, the others are quarantined."""
+    """Every row by itself: accepted rows wait, the others are quarantined."""
     total, done = sum(source.rows for source in sources.values()), 0
-    jobs = (job for split, source in sources.items() for job in _jobs(f"data.{task}.{split}", source))
-    results = _examined(jobs, task, total)
-    for split, source in sources.items():
-        found = splits[split]
-        with ParquetSink(folder / _WAITING.format(split=split), SCHEMA) as waiting:
-            for _, result in zip(range(source.rows), results, strict=False):
-                found.read += 1
-                if isinstance(result, Accepted):
-                    index.add(waiting.rows, result)
-                    waiting.write(result.row)
-                    found.encoded_anew += result.encoded_anew
-                    for reason, detail in result.reported:
-                        found.report(result.row["source"], reason, detail)
-                else:
-                    _put_aside(found, quarantine, result.row)
-                done += 1
-                progress(done, total, f"reading and checking {task} rows")
+    jobs = (job for source in sources.values() for job in source.jobs)
+    for results in workers.map(partial(_examine_rows, task=task, waiting=waiting), jobs):
+        for result in results:
+            found = splits[result.row["split"]]
+            if isinstance(result, Accepted):
+                index.add(found.read, result)
+                found.encoded_anew += result.encoded_anew
+                for reason, detail in result.reported:
+                    found.report(result.row["source"], reason, detail)
+            else:
+                _put_aside(found, quarantine, result.row)
+            found.read += 1
+        done += len(results)
+        progress(done, total, f"reading and checking {task} rows")
     index.finish()
+    for split, source in sources.items():
+        if splits[split].read != source.rows:
+            key = f"data.{task}.{split}"
+            raise UserError(f"{key}: it changed while it was read (it had {source.rows} rows); run it again")
 
 
-def _jobs(key: str, source: Source) -> Iterator[Job]:
-    """As many as the source said: one more or less, and rows would be taken for those of the next split."""
-    number = 0
-    for number, job in enumerate(source.jobs, 1):
-        if number > source.rows:
-            break
-        yield job
-    if number != source.rows:
-        raise UserError(f"{key}: it changed while it was read (it had {source.rows} rows); run it again")
-
-
-def _write_all(splits: dict[str, Split], index: Index, folder: Path, quarantine: ParquetSink) -> None:
-    """Second pass: the rows that wait go to the split they are for, or to quarantine.
-
-    A file from which no row goes and to which none comes is the split's already.
-    """
-    for split, found in splits.items():
-        for row_source, complaint, more in index.reported(split):
-            found.report(row_source, complaint, more)
-    whole = {split for split in splits if index.is_whole(split)}
-    for split in whole:
-        splits[split].rows = index.count(split)
-        (folder / _WAITING.format(split=split)).rename(folder / f"{split}.parquet")
-    with ExitStack() as stack:
-        sinks = {
-            split: stack.enter_context(ParquetSink(folder / f"{split}.parquet", SCHEMA))
-            for split in SPLITS
-            if split not in whole
-        }
+def _count_all(task: str, splits: Mapping[str, Split], index: Index, waiting: Path, quarantine: ParquetSink) -> None:
+    """What became of the rows beside each other; those that have to go are quarantined."""
+    with Departures(waiting) as pictures:
         for split, found in splits.items():
-            waiting = _waiting(folder / _WAITING.format(split=split))
-            for row, (place, reason, detail) in zip(waiting, index.rows_of(split), strict=split not in whole):
-                if reason:
-                    same = {name: row[name] for name in ("task", "split", "source", "image", "problem", "answer")}
-                    _put_aside(found, quarantine, {**same, "reason": reason, "detail": printable(detail)})
-                elif place is None:
-                    found.not_sampled += 1
-                else:
-                    found.drawn += place != split
-                    splits[place].rows += 1
-                    sinks[place].write({**row, "split": place})
-
-
-def _waiting(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():  # not there: a whole file, or a validation split that is drawn from train
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield from file.read_row_group(group).to_pylist()
+            for source, reason, detail in index.reported(split):
+                found.report(source, reason, detail)
+            for texts, place, reason, detail in index.rejected(split):
+                why = {"task": task, "split": split, "reason": reason, "detail": printable(detail)}
+                _put_aside(found, quarantine, {**texts, **why, "image": {"bytes": pictures.get(place), "path": None}})
+            moved = index.moved(split)
+            found.drawn, found.not_sampled = moved.get("validation", 0), moved.get(None, 0)
+            found.rows = index.count(split)
 
 
 def _put_aside(found: Split, quarantine: ParquetSink, row: Mapping[str, Any]) -> None:
     found.quarantined[row["reason"]] += 1
     found.example = found.example or f"{row['source']}: {row['reason']} ({row['detail']})"
     quarantine.write(row)
+
+
+def _refuse_holes(task: str, sources: Mapping[str, Source], splits: Mapping[str, Split], folder: Path) -> None:
+    for split, found in splits.items():
+        if not found.rows:
+            raise UserError(_no_rows(task, split, found))
+    if sources["test"].whole and splits["test"].quarantined:
+        raise UserError(_with_holes(task, splits["test"], folder))
 
 
 def _no_rows(task: str, split: str, found: Split) -> str:
@@ -268,16 +244,20 @@ def _with_holes(task: str, test: Split, folder: Path) -> str:
 
 
 def _write_provenance(
-    task: str, seed: int, settings: Mapping[str, Any], splits: Mapping[str, Split], folder: Path
+    task: str,
+    seed: int,
+    settings: Mapping[str, Any],
+    splits: Mapping[str, Split],
+    files: Mapping[str, str],
+    folder: Path,
 ) -> None:
     """What the data are and what was done to them. No times, no paths: other stages depend on this file."""
-    files = [f"{name}.parquet" for name in (*SPLITS, "quarantine")]
     provenance = {
         "task": task,
         "seed": seed,
         "train_samples": settings.get("train_samples"),
         "splits": {split: _told(settings[split], splits[split]) for split in SPLITS},
-        "files": {name: file_digest(folder / name) for name in files},
+        "files": files,
     }
     text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
     (folder / "provenance.json").write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from othink_mr1.data.schema import SCHEMA, SPLITS
+from othink_mr1.data.shards import shard_files
 from othink_mr1.errors import UserError
 
 _FIELDS = ("sample_id", "task", "problem", "solution", "answer", "thinking", "image")
@@ -61,16 +62,17 @@ def decode(encoded: bytes) -> Image.Image:
 
 
 def read_split(folder: Path, split: str) -> Samples:
-    """The rows of `<folder>/<split>.parquet`, the file mapped into memory rather than read.
+    """The rows of the parquet files in `<folder>/<split>/`, the files mapped into memory rather than read.
 
     Raises:
-        UserError: the file is missing, is no parquet file or has other columns.
+        UserError: a file is missing, is no parquet file or has other columns.
     """
     if split not in SPLITS:
         raise UserError(f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    path = Path(folder) / f"{split}.parquet"
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; `python -m steps.prepare_data` writes it")
+    return Samples(pa.concat_tables([_read(path) for path in shard_files(Path(folder) / split)]))
+
+
+def _read(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:
@@ -78,4 +80,4 @@ def read_split(folder: Path, split: str) -> Samples:
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; the file was not written by prepare_data")
-    return Samples(table.select(SCHEMA.names))
+    return table.select(SCHEMA.names)

@@ -68,6 +68,7 @@ QUARANTINE_SCHEMA = _schema(
 
 _ROWS_PER_GROUP = 256
 _BYTES_PER_GROUP = 32_000_000  # of pictures, after which a group ends with fewer rows
+_ROWS_AT_ONCE = 16  # that pyarrow copies into a page before it looks at the page's size: about 1 MB of pictures
 _PIECE = 2**18  # bytes; see _InPieces
 
 
@@ -96,6 +97,7 @@ class _InPieces:
     """
 
     def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()  # of what was written
         self._file = path.open("wb")
         self.close = self._file.close
         self.flush = self._file.flush
@@ -106,7 +108,11 @@ class _InPieces:
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
-        return sum(self._file.write(view[start : start + _PIECE]) for start in range(0, len(view), _PIECE))
+        for start in range(0, len(view), _PIECE):
+            piece = view[start : start + _PIECE]
+            self.digest.update(piece)
+            self._file.write(piece)
+        return len(view)
 
 
 class ParquetSink:
@@ -131,6 +137,7 @@ class ParquetSink:
             compression_level=dict.fromkeys(columns, 3),
             use_dictionary=[name for name in ("task", "split", "reason") if name in columns],
             write_statistics=[name for name in columns if name in _TEXT_COLUMNS],
+            write_batch_size=_ROWS_AT_ONCE,
             version="2.6",
         )
 
@@ -146,6 +153,10 @@ class ParquetSink:
             columns = [_column(self._waiting, field) for field in self._schema]
             self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
             self._waiting, self._waiting_bytes = [], 0
+
+    def sha256(self) -> str:
+        """The digest of the closed file."""
+        return self._file.digest.hexdigest()
 
     def close(self) -> None:
         """Write what is left. Without it the file cannot be read."""

@@ -124,10 +124,10 @@ def _models(mirror: "StageMirror", client: "MlflowClient", files: dict[str, str]
 
 
 def _dataset(path: str, md5: str) -> "Dataset":
-    """`data/counting/test.parquet` as the dataset `counting test`, whose digest is DVC's."""
+    """`data/counting/test` as the dataset `counting test`, whose digest is DVC's."""
     from mlflow.entities import Dataset
 
-    parts = Path(path).with_suffix("").parts[1:]
+    parts = Path(path).parts[1:]
     return Dataset(" ".join(parts), md5[:36], source_type="dvc", source=json.dumps({"path": path, "md5": md5}))
 
 

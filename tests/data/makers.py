@@ -1,15 +1,18 @@
 """Small pictures and files that the tests of the data share."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from othink_mr1.data.prepare import Prepared
 from othink_mr1.data.schema import SCHEMA, ParquetSink
+from othink_mr1.data.shards import shard_files, shard_name
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -55,6 +58,25 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         for one in rows:
             sink.write(one)
     return sink.rows
+
+
+def write_split(folder: Path, split: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Rows as the only file of a split; its path."""
+    path = folder / split / shard_name(0, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(path, rows)
+    return path
+
+
+def split_rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of a split, as they stand in its files."""
+    return [row for path in shard_files(folder / split) for row in pq.read_table(path).to_pylist()]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a folder and of those in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def balance(prepared: Prepared) -> None:

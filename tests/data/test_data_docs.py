@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-from makers import write_rows
+from makers import split_rows, write_split
 
 from othink_mr1.data import data_docs, expectations
 from othink_mr1.data.offline_pages import offline
@@ -25,11 +24,10 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"train": {**size, "rows": 20}, "validation": {**size, "rows": 4}, "test": {**size, "rows": 8}}
     (folder / "data").mkdir()
     prepared = prepare("counting", settings, 0, {}, folder / "data")
-    path = folder / "data" / "train.parquet"
-    rows = pq.read_table(path).to_pylist()
+    rows = split_rows(folder / "data", "train")
     rows[2]["answer"] = HOSTILE
     rows[3]["source"] = HOSTILE
-    write_rows(path, rows)
+    write_split(folder / "data", "train", rows)
     sources = dict.fromkeys(settings, "synthetic 64 px")
     checked = expectations.validate(prepared, {"min_rows": 8}, sources, {}, folder / "docs")
     provenance: dict[str, Any] = json.loads((folder / "data" / "provenance.json").read_text())

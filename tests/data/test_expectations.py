@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
-from makers import write_rows
+from makers import split_rows, write_split
 
 from othink_mr1.data import expectations
 from othink_mr1.data.prepare import Prepared, prepare
@@ -34,9 +33,8 @@ def build(tmp_path: Path) -> Build:
 
 def spoil(prepared: Prepared, split: str, changes: Mapping[int, Mapping[str, Any]]) -> None:
     """Writes the split anew with other values in some of its rows."""
-    path = prepared.folder / f"{split}.parquet"
-    rows = pq.read_table(path).to_pylist()
-    write_rows(path, [{**row, **changes.get(number, {})} for number, row in enumerate(rows)])
+    rows = split_rows(prepared.folder, split)
+    write_split(prepared.folder, split, [{**row, **changes.get(number, {})} for number, row in enumerate(rows)])
 
 
 def validate(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from makers import balance, encoded, png, row, write_jsonl
+from makers import balance, encoded, png, row, split_rows, write_jsonl
 from PIL import Image
 
 from othink_mr1.data.prepare import Prepared, prepare
@@ -31,9 +31,9 @@ def run(folder: Path, split: str, source: str, path: Path) -> Prepared:
 def none_is_lost(prepared: Prepared, split: str) -> list[str]:
     """Where the rows of a split came from, accepted and put aside; no row twice."""
     balance(prepared)
-    files = [pq.read_table(prepared.folder / f"{name}.parquet") for name in (split, "quarantine")]
-    aside = [one for one in files[1].to_pylist() if one["split"] == split]
-    sources = sorted(files[0]["source"].to_pylist() + [one["source"] for one in aside])
+    quarantine = pq.read_table(prepared.folder / "quarantine.parquet").to_pylist()
+    aside = [one for one in quarantine if one["split"] == split]
+    sources = sorted(one["source"] for one in (*split_rows(prepared.folder, split), *aside))
     assert len(sources) == len(set(sources)) == prepared.splits[split].read
     assert all(one["reason"] and one["detail"] is not None for one in aside)
     for one in read_split(prepared.folder, split):

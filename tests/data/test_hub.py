@@ -65,7 +65,7 @@ def opened(folder: Path, **settings: Any) -> Source:
 
 def read(folder: Path, **settings: Any) -> list[RawRow]:
     source = opened(folder, **settings)
-    found = [job() for job in source.jobs]
+    found = [row for job in source.jobs for row in job()]
     assert len(found) == source.rows
     return found
 

@@ -19,7 +19,7 @@ def opened(path: Path | None, into: str = "train", **settings: Any) -> Source:
 
 def read(path: Path, into: str = "train", **settings: Any) -> list[RawRow]:
     source = opened(path, into, **settings)
-    rows = [job() for job in source.jobs]
+    rows = [row for job in source.jobs for row in job()]
     assert len(rows) == source.rows
     return rows
 
@@ -101,7 +101,7 @@ def test_a_text_over_several_lines(tmp_path: Path) -> None:
 
 def refused(path: Path | None, **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
-        list(opened(path, **settings).jobs)
+        [row for job in opened(path, **settings).jobs for row in job()]
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from othink_mr1.data import parallel
-from othink_mr1.data.parallel import ordered_map
+from othink_mr1.data.parallel import Workers
 from othink_mr1.machine import cores
 
+R = TypeVar("R")
 HERE = os.getpid()
 
 
@@ -37,18 +39,28 @@ def fail_at_seven(number: int) -> int:
     return number
 
 
+def results(function: Callable[[int], R], items: Iterable[int], workers: int) -> list[R]:
+    with Workers(workers) as pool:
+        return list(pool.map(function, items))
+
+
 def test_results_come_in_order_from_other_processes() -> None:
-    assert list(ordered_map(double, range(1000), expected=1000, workers=3)) == [2 * n for n in range(1000)]
-    assert HERE not in set(ordered_map(where, range(300), expected=300, workers=2))
+    assert results(double, range(1000), 3) == [2 * n for n in range(1000)]
+    assert HERE not in set(results(where, range(300), 2))
 
 
-def test_few_items_or_one_core_need_no_process() -> None:
-    assert set(ordered_map(where, range(5), expected=5, workers=4)) == {HERE}
-    assert set(ordered_map(where, range(300), expected=300, workers=1)) == {HERE}
+def test_the_same_processes_do_one_thing_after_the_other() -> None:
+    with Workers(2) as pool:
+        first, second = (set(pool.map(where, range(300))) for _ in range(2))
+    assert len(first | second) <= 2
+
+
+def test_one_worker_needs_no_process() -> None:
+    assert set(results(where, range(300), 1)) == {HERE}
 
 
 def test_a_process_that_dies_costs_nothing() -> None:
-    assert list(ordered_map(die_elsewhere, range(300), expected=300, workers=2)) == [2 * n for n in range(300)]
+    assert results(die_elsewhere, range(300), 2) == [2 * n for n in range(300)]
 
 
 def test_without_processes_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,12 +68,12 @@ def test_without_processes_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch
         raise OSError("no semaphores")
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", none_left)
-    assert set(ordered_map(where, range(300), expected=300, workers=4)) == {HERE}
+    assert set(results(where, range(300), 4)) == {HERE}
 
 
 def test_an_exception_reaches_the_caller() -> None:
     with pytest.raises(ValueError, match="seven"):
-        list(ordered_map(fail_at_seven, range(300), expected=300, workers=2))
+        results(fail_at_seven, range(300), 2)
 
 
 def test_items_are_taken_only_as_they_are_needed() -> None:
@@ -73,20 +85,20 @@ def test_items_are_taken_only_as_they_are_needed() -> None:
             taken += 1
             yield taken
 
-    results = ordered_map(double, endless(), expected=10**9, workers=2)
-    assert [next(results) for _ in range(10)] == [2 * n for n in range(1, 11)]
-    assert taken < 200
-    results.close()  # type: ignore[attr-defined]
+    with Workers(2) as pool:
+        found = pool.map(double, endless())
+        assert [next(found) for _ in range(10)] == [2 * n for n in range(1, 11)]
+    assert taken < 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     code = (
         "import time, sys, os\n"
-        "from othink_mr1.data.parallel import ordered_map\n"
+        "from othink_mr1.data.parallel import Workers\n"
         "def slow(n):\n"
         "    open(sys.argv[1] + '/' + str(os.getpid()), 'w').close(); time.sleep(0.01)\n"
-        "list(ordered_map(slow, range(100000), expected=100000, workers=2))\n"
+        "list(Workers(2).map(slow, range(100000)))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     limit = time.monotonic() + 60

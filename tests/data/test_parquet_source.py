@@ -21,7 +21,7 @@ def opened(path: Path | None, **settings: Any) -> Source:
 
 def read(path: Path, **settings: Any) -> list[RawRow]:
     source = opened(path, **settings)
-    rows = [job() for job in source.jobs]
+    rows = [row for job in source.jobs for row in job()]
     assert len(rows) == source.rows
     return rows
 
@@ -74,7 +74,7 @@ def test_a_row_without_bytes_is_its_own_fault(tmp_path: Path) -> None:
 
 def refused(path: Path | None, **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
-        list(opened(path, **settings).jobs)
+        [row for job in opened(path, **settings).jobs for row in job()]
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -1,6 +1,5 @@
 """From sources to splits: nothing is lost, and the same input gives the same files."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from makers import balance, encoded, plain, png, row, write_jsonl
+from makers import balance, digests, encoded, plain, png, row, split_rows, write_jsonl
 
-from othink_mr1.data import parallel
+import othink_mr1.data.prepare as preparing
 from othink_mr1.data.prepare import Prepared, prepare
 from othink_mr1.data.reading import decode, read_split
 from othink_mr1.errors import UserError
@@ -28,15 +27,18 @@ def run(folder: Path, task: str = "counting", seed: int = 0, **settings: Any) ->
     return prepare(task, {**defaults, **read}, seed, paths, folder)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+def use_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few the rows and the cores are."""
+    monkeypatch.setattr(preparing, "_FEW_ROWS", 1)
+    monkeypatch.setattr(preparing, "cores", lambda: 3)
 
 
 @pytest.mark.parametrize("task", ["counting", "geometry"])
 def test_the_files_of_a_synthetic_task(tmp_path: Path, task: str) -> None:
     balance(run(tmp_path, task))
     assert set(digests(tmp_path)) == {
-        *(f"{name}.parquet" for name in ("train", "validation", "test", "quarantine")),
+        *(f"{split}/00000-of-00001.parquet" for split in ("train", "validation", "test")),
+        "quarantine.parquet",
         "provenance.json",
     }
     assert [len(read_split(tmp_path, split)) for split in ("train", "validation", "test")] == [12, 4, 12]
@@ -47,8 +49,7 @@ def test_the_same_input_gives_the_same_bytes_with_and_without_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "a")
-    monkeypatch.setattr(parallel, "_LEAST_ITEMS", 1)
-    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    use_processes(monkeypatch)
     run(tmp_path / "b")
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     run(tmp_path / "c", seed=1)
@@ -68,12 +69,11 @@ def test_pictures_inside_a_file_come_out_as_they_went_in_with_and_without_proces
         paths = {"data.counting.train": tmp_path / "source"}
         settings = {"train": {"source": "parquet"}, "validation": SYNTHETIC, "test": SYNTHETIC}
         balance(prepare("counting", settings, 0, paths, tmp_path / name))
-        monkeypatch.setattr(parallel, "_LEAST_ITEMS", 1)
-        monkeypatch.setattr(parallel, "cores", lambda: 3)
+        use_processes(monkeypatch)
     assert digests(tmp_path / "here") == digests(tmp_path / "workers")
-    train = pq.read_table(tmp_path / "workers" / "train.parquet")["image"].to_pylist()
-    assert [one["bytes"] for one in train[:40]] == pictures[:40]
-    assert decode(train[40]["bytes"]).tobytes() == plain(5).convert("L").convert("RGB").tobytes()
+    train = [one["image"]["bytes"] for one in split_rows(tmp_path / "workers", "train")]
+    assert train[:40] == pictures[:40]
+    assert decode(train[40]).tobytes() == plain(5).convert("L").convert("RGB").tobytes()
     quarantine = pq.read_table(tmp_path / "workers" / "quarantine.parquet").to_pylist()
     assert [(one["reason"], one["image"]["bytes"]) for one in quarantine] == [
         ("picture_truncated", broken),
@@ -87,7 +87,7 @@ def test_a_split_has_the_same_bytes_whether_rows_had_to_leave_it_or_not(tmp_path
         (tmp_path / name).mkdir()
         run(tmp_path / f"out-{name}", train=write_jsonl(tmp_path / name, given))
     whole, less = (digests(tmp_path / f"out-{name}") for name in ("whole", "less"))
-    assert whole["train.parquet"] == less["train.parquet"]
+    assert whole["train/00000-of-00001.parquet"] == less["train/00000-of-00001.parquet"]
     assert whole["quarantine.parquet"] != less["quarantine.parquet"]
 
 

@@ -1,6 +1,5 @@
 """`python -m steps.prepare_data`, from its parameters to its files, as DVC runs it."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from makers import row, write_jsonl
+from makers import digests, row, write_jsonl
 
 from othink_mr1.data.reading import read_split
 
@@ -42,10 +41,6 @@ def resolved(project: Path, paths: dict[str, Path] | None = None, **splits: Any)
     (project / ".othink" / "params.yaml").write_text(yaml.safe_dump(values))
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-
-
 @pytest.mark.slow
 def test_a_run_a_second_run_and_one_that_fails_its_checks(tmp_path: Path) -> None:
     resolved(tmp_path)
@@ -61,10 +56,10 @@ def test_a_run_a_second_run_and_one_that_fails_its_checks(tmp_path: Path) -> Non
     status = json.loads((tmp_path / ".othink" / "stages" / "prepare_data@counting.json").read_text())
     assert status["state"] == "done"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".othink", "data", "data_docs"]
-    good = contents(data)
+    good = digests(data)
 
     assert step(tmp_path, "--task", "counting").returncode == 0
-    assert contents(data) == good
+    assert digests(data) == good
 
     # One row of five is broken: more than params.yaml allows. The good version stays.
     broken = [row(number) for number in range(4)] + [row(9, ground_truth="many")]
@@ -78,7 +73,7 @@ def test_a_run_a_second_run_and_one_that_fails_its_checks(tmp_path: Path) -> Non
         "see .othink/prepare/counting/data_docs/index.html\n"
     )
     assert (tmp_path / ".othink/prepare/counting/data_docs/index.html").is_file()
-    assert contents(data) == good
+    assert digests(data) == good
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["counting"]
 
 
@@ -118,14 +113,14 @@ def test_what_dvc_took_away_before_a_failed_check_can_be_had_again(tmp_path: Pat
 
     resolved(tmp_path)
     assert reproduce().returncode == 0
-    good = contents(tmp_path / "data" / "counting")
+    good = digests(tmp_path / "data" / "counting")
     resolved(tmp_path, {"data.counting.train": tmp_path / "rows.jsonl"}, train=broken)
     failed = reproduce()
     assert failed.returncode != 0
     assert way_back in failed.stderr
     assert not (tmp_path / "data" / "counting").exists()
     assert dvc("checkout", "prepare_data@counting").returncode == 0
-    assert contents(tmp_path / "data" / "counting") == good
+    assert digests(tmp_path / "data" / "counting") == good
 
 
 def test_geometry_and_a_users_test_set(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from makers import plain, png, write_rows
+from makers import plain, png, write_rows, write_split
 
 from othink_mr1.data.reading import read_split
 from othink_mr1.data.schema import SCHEMA, ParquetSink
@@ -34,17 +34,16 @@ def test_rows_are_written_in_groups_so_that_memory_does_not_grow(tmp_path: Path)
 def test_datasets_reads_pictures(tmp_path: Path) -> None:
     import datasets
 
-    write_rows(tmp_path / "train.parquet", rows(3))
-    loaded = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "train.parquet"), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    for split in ("train", "test"):
+        write_split(tmp_path / "data", split, rows(3))
+    loaded = datasets.load_dataset(str(tmp_path / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     assert isinstance(loaded.features["image"], datasets.Image)
     assert loaded[2]["image"].getpixel((0, 0)) == plain(2).getpixel((0, 0))
     assert loaded[1]["problem"] == "problem 1"
 
 
 def test_reading_a_split(tmp_path: Path) -> None:
-    write_rows(tmp_path / "validation.parquet", rows(5))
+    write_split(tmp_path, "validation", rows(5))
     samples = read_split(tmp_path, "validation")
     assert len(samples) == 5
     assert set(samples[0]) == {"sample_id", "task", "problem", "solution", "answer", "thinking", "image"}
@@ -61,15 +60,15 @@ def test_reading_a_split(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="holds no parquet files"):
         read_split(tmp_path, "train")
     with pytest.raises(UserError, match="'dev' is not one of"):
         read_split(tmp_path, "dev")
-    (tmp_path / "train.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(UserError, match=r"train\.parquet: not a parquet file"):
+    write_split(tmp_path, "train", rows(3)).write_bytes(b"PAR1 no more")
+    with pytest.raises(UserError, match=r"train/00000-of-00001\.parquet: not a parquet file"):
         read_split(tmp_path, "train")
     narrow = SCHEMA.remove(SCHEMA.get_field_index("answer"))
-    with ParquetSink(tmp_path / "test.parquet", narrow) as sink:
+    with ParquetSink(write_split(tmp_path, "test", []), narrow) as sink:
         sink.write({name: value for name, value in rows(1)[0].items() if name != "answer"})
     with pytest.raises(UserError, match="column 'answer' is missing"):
         read_split(tmp_path, "test")

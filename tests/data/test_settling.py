@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from othink_mr1.data.copies import thumbnail
 from othink_mr1.data.index import Index, opened
 from othink_mr1.data.settling import settle, settle_near
 from othink_mr1.data.synthetic import counting
+from othink_mr1.data.waiting import Place
 
 PLAIN = Image.new("RGB", (64, 64), (200, 200, 200))
 Row = tuple[str, str, str]  # pixels, question, answer
@@ -26,7 +28,14 @@ def add(index: Index, split: str, rows: Sequence[Row], pictures: Sequence[Image.
     for position, (pixels, problem, answer) in enumerate(rows):
         picture = pictures[position] if pictures else PLAIN
         source = f"{split}:{position}"
-        row = {"split": split, "sample_id": source, "source": source, "problem": problem, "answer": answer}
+        row: dict[str, Any] = {
+            "split": split,
+            "sample_id": source,
+            "source": source,
+            "problem": problem,
+            "answer": answer,
+        }
+        row |= {"thinking": "", "image": Place("none", 0, 0)}
         index.add(position, Accepted(row, pixels, *picture.size, thumbnail(picture), encoded_anew=False))
 
 

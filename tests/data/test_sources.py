@@ -15,7 +15,7 @@ from othink_mr1.errors import UserError
 
 def read(path: Path, split: str = "train") -> list[RawRow]:
     source = open_source(Request("counting", split, {"source": "jsonl", "sha256": "abc"}, 0, path))
-    rows = [job() for job in source.jobs]
+    rows = [row for job in source.jobs for row in job()]
     assert len(rows) == source.rows
     return rows
 
@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_used() -> None:
 @pytest.mark.parametrize("task", ["counting", "geometry"])
 def test_synthetic_rows_are_whole(task: str) -> None:
     source = open_source(Request(task, "test", {"source": "synthetic", "rows": 5, "image_size": 64}, 0))
-    rows = [job() for job in source.jobs]
+    rows = [row for job in source.jobs for row in job()]
     assert [one.source for one in rows] == [f"synthetic:{index}" for index in range(5)]
     assert all(one.picture and one.problem and one.answer and one.thinking for one in rows)
     assert source.licence == "Apache-2.0"

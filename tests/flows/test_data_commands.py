@@ -102,14 +102,14 @@ def test_diff_accept_and_a_change_that_is_refused(clone: Path) -> None:
     assert [change["fields"]["answer"] for change in found["changed"]] == [["0", "2"]]
     assert found["now"] == {"train": 24, "validation": 4, "test": 4}
 
-    good = {path: path.read_bytes() for path in (clone / "data" / "counting").iterdir()}
+    good = {path: path.read_bytes() for path in (clone / "data" / "counting").rglob("*.*")}
     write_rows(clone, [line[: line.index('"answer"')] + '"answer": 9}' for line in ROWS])
     done = othink(clone, *PREPARE)
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert "(answer_drift) failed: observed 1, expected at most 0." in line
     assert "`othink data accept --task counting --refused` accepts them" in line
-    assert {path: path.read_bytes() for path in (clone / "data" / "counting").iterdir()} == good
+    assert {path: path.read_bytes() for path in (clone / "data" / "counting").rglob("*.*")} == good
     assert told(clone, "show", "--task", "counting", "--refused")["counting"]["train"]["answers"]["9"] == 24
     assert told(clone, "accept", "--task", "counting", "--refused")[0]["changed"] is True
     assert othink(clone, *PREPARE).returncode == 0

@@ -9,7 +9,7 @@ from tests.flows.conftest import othink, set_knobs
 def test_data_that_are_refused_leave_the_last_good_ones_in_place(project: Path) -> None:
     first = othink(project, "run", "--json")
     assert first.returncode == 0, first.stderr
-    outputs = [*project.glob("data/*/*"), *project.glob("data_docs/*/*"), *project.glob("models/*/*")]
+    outputs = [*project.glob("data/*/*/*"), *project.glob("data_docs/*/*"), *project.glob("models/*/*")]
     good = {path: path.read_bytes() for path in outputs}
     assert len(good) > 10
     set_knobs(project, **{"prepare_data@counting": {"fail": "data.counting: too many rows put aside; see there"}})
@@ -24,4 +24,4 @@ def test_data_that_are_refused_leave_the_last_good_ones_in_place(project: Path) 
 
     set_knobs(project)
     assert othink(project, "run", "--set", "data.counting.train.rows=77").returncode == 0
-    assert (project / "data/counting/train.parquet").read_bytes() != good[project / "data/counting/train.parquet"]
+    assert (project / "data/counting/train/rows.txt").read_bytes() != good[project / "data/counting/train/rows.txt"]

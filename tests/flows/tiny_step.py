@@ -57,7 +57,7 @@ def outputs(name: str, which: str) -> list[tuple[Path, str]]:
     """The files of a stage. What they hold depends on the stage's own parameters only, as a step's outputs should."""
     if KIND == "prepare_data":
         own = json.dumps(harness.params(f"data.{which}"))
-        splits = [(Path(f"data/{which}/{split}.parquet"), own) for split in ("train", "validation", "test")]
+        splits = [(Path(f"data/{which}/{split}/rows.txt"), own) for split in ("train", "validation", "test")]
         return [*splits, (Path(f"data_docs/{which}/index.html"), own)]
     if KIND == "base_model":
         return [(Path("models/base/config.json"), json.dumps(harness.params("base"))), *training("base")]

@@ -6,19 +6,18 @@ from typing import Any
 
 from othink_mr1 import tracking
 from othink_mr1.data.completions import CompletionsFolder
-from tests.data.makers import png, write_rows
+from tests.data.makers import png, write_split
 
 STAGE = "train@grpo_d-counting"
 
 
 def data(root: Path) -> None:
-    (root / "data" / "counting").mkdir(parents=True)
     rows = [
         {"sample_id": f"s{i}", "task": "counting", "split": "train", "source": "x", "problem": "How many?",
          "image": {"bytes": png(i), "path": None}, "solution": "<answer> 3 </answer>", "answer": "3", "thinking": ""}
         for i in range(4)
     ]  # fmt: skip
-    write_rows(root / "data" / "counting" / "train.parquet", rows)
+    write_split(root / "data" / "counting", "train", rows)
 
 
 def sampled(root: Path, steps: list[int], sample_id: str = "s") -> None:

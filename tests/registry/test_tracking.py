@@ -35,7 +35,7 @@ def trained(project: Any) -> None:
     project.write("models/grpo_d-counting/model.safetensors", "weights")
     project.lock(
         STAGE,
-        {"data/counting/train.parquet": "d" * 32, "models/base": "b" * 32 + ".dir"},
+        {"data/counting/train": "d" * 32, "models/base": "b" * 32 + ".dir"},
         {
             "models/grpo_d-counting": "a" * 32 + ".dir",
             "training/grpo_d-counting/curves.csv": "c" * 32,
@@ -115,7 +115,7 @@ def test_a_pipeline_run_holds_one_run_a_stage(root: Path, project: Any) -> None:
     assert [step for step, _ in history(root, str(mirror.run_id), "reward")] == [1, 2, 3, 4, 5, 6]
     times = [metric.timestamp for metric in client(root).get_metric_history(mirror.run_id, "kl")]
     assert times[0] == 1_700_000_001_000
-    assert child.data.tags["dvc.dep.data/counting/train.parquet"] == "d" * 32
+    assert child.data.tags["dvc.dep.data/counting/train"] == "d" * 32
     assert {file.path for file in client(root).list_artifacts(mirror.run_id)} == {"curves.csv", "log.jsonl"}
     assert [i.dataset.digest for i in child.inputs.dataset_inputs] == ["d" * 32]
 
@@ -134,8 +134,8 @@ def test_scores_attach_to_the_model_with_their_dataset(root: Path, project: Any)
     task = {"n": 4, "strict": {"correct": 3, "accuracy": 0.75, "ci95": [0.3, 0.95]}, "format_accuracy": 1.0}
     content = {"model": "grpo_d-counting", "tasks": {"counting": task, "geometry": task}}
     project.write("evaluation/grpo_d-counting/metrics.json", content)
-    deps = {"models/grpo_d-counting": "a" * 32 + ".dir", "data/counting/test.parquet": "1" * 32}
-    deps["data/geometry/test.parquet"] = "2" * 32
+    deps = {"models/grpo_d-counting": "a" * 32 + ".dir", "data/counting/test": "1" * 32}
+    deps["data/geometry/test"] = "2" * 32
     project.lock("evaluate@grpo_d-counting", deps, {"evaluation/grpo_d-counting": "f" * 32 + ".dir"})
     run_id = tracking.log_from_files(root, "evaluate@grpo_d-counting")
 

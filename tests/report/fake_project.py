@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from othink_mr1.data.schema import QUARANTINE_SCHEMA, SCHEMA, ParquetSink
+from othink_mr1.data.shards import shard_name
 from othink_mr1.data.synthetic import counting, geometry
 from othink_mr1.evaluation import predictions
 from othink_mr1.evaluation.score import prediction_rows, summarise
@@ -79,6 +80,7 @@ class _Silent:
 
 
 def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with ParquetSink(path, schema) as sink:
         for row in rows:
             sink.write(row)
@@ -86,11 +88,10 @@ def _write(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
 
 def _make_data(root: Path, task: str, items: int, image_size: int) -> list[dict[str, Any]]:
     folder = root / "data" / task
-    folder.mkdir(parents=True, exist_ok=True)
     rows = {}
     for split, size in (("train", items), ("validation", items // 4), ("test", items)):
         rows[split] = [_row(task, split, index, image_size) for index in range(size)]
-        _write(folder / f"{split}.parquet", rows[split], SCHEMA)
+        _write(folder / split / shard_name(0, 1), rows[split], SCHEMA)
     bad = [
         {"task": task, "split": "train", "source": f"{task}.jsonl:{line}", "reason": reason, "detail": "",
          "image": {"bytes": None, "path": None}, "problem": "How many?", "answer": "many"}

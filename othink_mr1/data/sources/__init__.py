@@ -1,6 +1,6 @@
-"""Where rows come from: one module a source, each giving jobs that read one row when they are called.
+"""Where rows come from: one module a source, each giving jobs that read a few rows when they are called.
 
-A job is a small picklable thing, so that a pool can run it; what it returns is unchecked (`checks.examine`).
+A job is a small picklable thing, so that another process can run it; what it gives is unchecked (`checks.examine`).
 
 Settings, as they stand under `data.<task>.<split>` of the resolved parameters:
 
@@ -25,7 +25,7 @@ the place of its path: `resolve` puts it in, and the path is in `local.paths`. `
 
 from collections.abc import Callable
 
-from othink_mr1.data.sources.base import Held, Job, Request, Source
+from othink_mr1.data.sources.base import Job, Request, Source
 from othink_mr1.data.sources.hub import hub
 from othink_mr1.data.sources.imagefolder import imagefolder
 from othink_mr1.data.sources.jsonl import jsonl
@@ -33,7 +33,7 @@ from othink_mr1.data.sources.parquet import parquet
 from othink_mr1.data.sources.synthetic import synthetic
 from othink_mr1.errors import UserError
 
-__all__ = ["SOURCES", "Held", "Job", "Request", "Source", "open_source"]
+__all__ = ["SOURCES", "Job", "Request", "Source", "open_source"]
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "synthetic": synthetic,

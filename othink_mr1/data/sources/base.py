@@ -1,16 +1,20 @@
 """What every source is asked and gives, and how a row's picture and columns are found."""
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from othink_mr1.data.checks import RawRow
 from othink_mr1.data.pictures import MOST_PIXELS, RowError
 from othink_mr1.errors import UserError
 
-Job = Callable[[], RawRow]  # see also `Held`
+Job = Callable[[], Iterable[RawRow]]  # reads a few rows; the same again when it is called again
+ROWS = 16  # that a job reads at most
+T = TypeVar("T")
 TEXTS = ("problem", "solution", "answer", "thinking")
 _MOST_BYTES = 4 * MOST_PIXELS  # of a picture's file: no picture that is accepted needs more
 # Of a file that is not there or has a name no system allows: that row's own fault. Any other error is the disk's.
@@ -34,18 +38,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Held:
-    """The job of a source that has read its row already: whoever has the job need not be sent the picture back."""
-
-    row: RawRow
-
-    def __call__(self) -> RawRow:
-        return self.row
-
-
-@dataclass(frozen=True)
 class Source:
-    """`jobs`, in a fixed order; `rows`, how many there are; `licence` and `digest` of the content, None if unknown.
+    """`jobs`, in a fixed order; how many `rows` they read; `licence` and `digest` of the content, None if unknown.
 
     `identity`: two sources with the same one are the same data; None where only the rows can tell.
     `revision`: the commit of the hub that was read. `fetched`: Unix seconds when it came from there.
@@ -61,6 +55,13 @@ class Source:
     revision: str | None = None
     fetched: float | None = None
     whole: bool = False
+
+
+def jobs_for(read: Callable[[T], RawRow], items: Iterable[T]) -> Iterator[Job]:
+    """Jobs that read one row for each item."""
+    left = iter(items)
+    while some := list(islice(left, ROWS)):
+        yield partial(map, read, some)
 
 
 def whole_number(request: Request, name: str, least: int, default: int | None = None) -> int:

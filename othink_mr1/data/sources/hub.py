@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from othink_mr1.data.checks import printable
-from othink_mr1.data.sources.base import Held, Job, Request, Source, our_columns, picture_bytes, raw_row
+from othink_mr1.data.checks import RawRow, printable
+from othink_mr1.data.sources.base import ROWS, Job, Request, Source, our_columns, picture_bytes, raw_row
 from othink_mr1.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ _COLUMNS = {
     "MMInstruction/Clevr_CoGenT_TrainA_R1": ("image", "problem", "solution", "thinking"),
     "leonardPKU/GEOQA_R1V_Train_8K": ("image", "problem", "solution"),
 }
-_ROWS = 32  # taken at a time
-_MAPPED = 1024  # rows after which the files are mapped into memory anew: pages that were read count as used until then
 
 
 def hub(request: Request) -> Source:
@@ -88,29 +86,35 @@ def _load_dataset(request: Request, name: str) -> "datasets.Dataset":
 def _jobs(
     request: Request, loaded: "datasets.Dataset", columns: Mapping[str, str], inside: Path, shown: str
 ) -> Iterator[Job]:
-    number = 0
+    # Names of files, no rows. Whoever reads some maps the files into memory for them alone: pages that were read count
+    # as used for as long as the files are mapped.
+    files = pickle.dumps(loaded.select_columns(list(columns.values())).with_format("arrow"))
+    for start in range(0, len(loaded), ROWS):
+        part = range(start, min(start + ROWS, len(loaded)))
+        yield partial(_read_rows, request, files, part, dict(columns), inside, shown)
+
+
+def _read_rows(
+    request: Request, files: bytes, part: range, columns: Mapping[str, str], inside: Path, shown: str
+) -> list[RawRow]:
     try:
-        for start in range(0, len(loaded), _MAPPED):
-            mapped = pickle.loads(pickle.dumps(loaded))  # of our own making: names of files, no rows
-            part = mapped.select(range(start, min(start + _MAPPED, len(loaded)))).with_format("arrow")
-            for table in part.iter(_ROWS):
-                for row in table.select(list(columns.values())).to_pylist():
-                    values = {ours: row[theirs] for ours, theirs in columns.items()}
-                    yield _job(request.split, f"{shown}:{number}", inside, values)
-                    number += 1
+        table = pickle.loads(files)[part.start : part.stop]  # pickled by _jobs
+        rows = table.to_pylist()
     except (OSError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{request.key}: the dataset {shown} cannot be read after row {number} ({why})") from None
+        raise UserError(f"{request.key}: the dataset {shown} cannot be read after row {part.start} ({why})") from None
+    ours = ({ours: row[theirs] for ours, theirs in columns.items()} for row in rows)
+    return [_read_row(request.split, f"{shown}:{number}", inside, row) for number, row in zip(part, ours, strict=True)]
 
 
-def _job(split: str, source: str, inside: Path, values: Mapping[str, Any]) -> Job:
+def _read_row(split: str, source: str, inside: Path, values: Mapping[str, Any]) -> RawRow:
     picture = values["image"]
     if isinstance(picture, dict):
         picture = picture.get("bytes") or picture.get("path")
     if isinstance(picture, bytes):
-        return Held(raw_row(split, source, values, lambda: picture))
+        return raw_row(split, source, values, lambda: picture)
     # A picture that lies beside the dataset's files: a row cannot name any other file of this machine.
-    return partial(raw_row, split, source, values, partial(picture_bytes, inside, picture))
+    return raw_row(split, source, values, partial(picture_bytes, inside, picture))
 
 
 def _revision(loaded: "datasets.Dataset") -> str | None:

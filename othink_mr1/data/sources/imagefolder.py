@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from othink_mr1.data.checks import RawRow, printable
-from othink_mr1.data.sources.base import Job, Request, Source, our_columns, picture_bytes, raw_row
+from othink_mr1.data.sources.base import Job, Request, Source, jobs_for, our_columns, picture_bytes, raw_row
 from othink_mr1.data.sources.jsonl import numbered_lines, text_lines
 from othink_mr1.errors import UserError
 
@@ -50,8 +50,8 @@ def imagefolder(request: Request) -> Source:
     columns = _columns(request, metadata, seen.columns)
     left_over = seen.left_over(columns["image"])
     jobs: Iterator[Job] = chain(
-        (partial(_read_row, request.split, metadata, columns, number, row) for number, row in _rows(metadata)),
-        (partial(_read_left_over, request.split, folder, name) for name in left_over),
+        jobs_for(partial(_read_row, request.split, metadata, columns), _rows(metadata)),
+        jobs_for(partial(_read_left_over, request.split, folder), left_over),
     )
     digest = request.settings.get("sha256")
     identity = digest and f"{digest}:{folder.relative_to(path)}"
@@ -111,7 +111,8 @@ def _rows(metadata: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{metadata}: not CSV ({error})") from None
 
 
-def _read_row(split: str, metadata: Path, columns: Mapping[str, str], number: int, row: Any) -> RawRow:
+def _read_row(split: str, metadata: Path, columns: Mapping[str, str], numbered: tuple[int, Any]) -> RawRow:
+    number, row = numbered
     source = f"{printable(metadata.name)}:{number}"
     if not isinstance(row, dict):
         reason = "line_not_json" if isinstance(row, str) else "row_not_object"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from othink_mr1.data.checks import RawRow, printable
-from othink_mr1.data.sources.base import Request, Source, picture_bytes, raw_row
+from othink_mr1.data.sources.base import Request, Source, jobs_for, picture_bytes, raw_row
 from othink_mr1.errors import UserError
 
 PUBLISHED = {"superclevr_test200_counting_problems.jsonl": 200, "geoqa_test_prompts.jsonl": 754}
@@ -41,7 +41,7 @@ def jsonl(request: Request) -> Source:
             f"{path}: has {rows} rows, R1-V's file of this name {published}; results count only on all of them: "
             f"bring the whole file, or give a part of it another name"
         )
-    jobs = (partial(_read_line, request.split, path, number, line) for number, line in numbered_lines(path))
+    jobs = jobs_for(partial(_read_line, request.split, path), numbered_lines(path))
     digest = request.settings.get("sha256")
     return Source("jsonl", jobs, rows, digest=digest, identity=digest, whole=published is not None)
 
@@ -69,7 +69,8 @@ def text_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _read_line(split: str, path: Path, number: int, line: str) -> RawRow:
+def _read_line(split: str, path: Path, numbered: tuple[int, str]) -> RawRow:
+    number, line = numbered
     source = f"{printable(path.name)}:{number}"
     unread = partial(RawRow, split=split, source=source, problem=line)
     try:

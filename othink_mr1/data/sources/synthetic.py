@@ -4,7 +4,7 @@ from functools import partial
 
 from othink_mr1.data.checks import RawRow
 from othink_mr1.data.pictures import encode
-from othink_mr1.data.sources.base import Request, Source, whole_number
+from othink_mr1.data.sources.base import Request, Source, jobs_for, whole_number
 from othink_mr1.data.synthetic import counting, geometry
 from othink_mr1.errors import UserError
 
@@ -22,11 +22,11 @@ def synthetic(request: Request) -> Source:
     image_size = whole_number(request, "image_size", _LEAST_IMAGE_SIZE, default=128)
     if request.task not in _SCENES:
         raise UserError(f"{request.key}.source: no synthetic scenes of {request.task!r}; use another source")
-    jobs = (partial(_render, request.task, request.split, request.seed, index, image_size) for index in range(rows))
-    return Source("synthetic", jobs, rows, licence="Apache-2.0")
+    render = partial(_render, request.task, request.split, request.seed, image_size)
+    return Source("synthetic", jobs_for(render, range(rows)), rows, licence="Apache-2.0")
 
 
-def _render(task: str, split: str, seed: int, index: int, image_size: int) -> RawRow:
+def _render(task: str, split: str, seed: int, image_size: int, index: int) -> RawRow:
     scene = _SCENES[task](seed, index, split, image_size)
     return RawRow(
         split=split,

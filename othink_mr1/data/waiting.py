@@ -1,0 +1,72 @@
+"""Pictures that wait on the disk until it is known which rows go where. Each process adds to a file of its own."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple
+
+
+class Place(NamedTuple):
+    """Where a picture waits: a file's name, and the bytes of it, from `start` on."""
+
+    file: str
+    start: int
+    length: int
+
+
+@contextmanager
+def waiting_room(folder: Path) -> Iterator[Path]:
+    """A new folder for files of waiting pictures, gone at the end."""
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Arrivals:
+    """Adds pictures to this process's file. What a process that died has left half-written there nobody asks for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._name = str(os.getpid())
+        self._file = (folder / self._name).open("ab")
+
+    def add(self, picture: bytes) -> Place:
+        start = self._file.tell()
+        self._file.write(picture)
+        return Place(self._name, start, len(picture))
+
+    def __enter__(self) -> "Arrivals":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+class Departures:
+    """Gives the pictures that wait, from the files of all processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._stack = ExitStack()
+
+    def get(self, place: Place) -> bytes:
+        if place.file not in self._files:
+            self._files[place.file] = self._stack.enter_context((self._folder / place.file).open("rb", buffering=0))
+        file = self._files[place.file]
+        file.seek(place.start)
+        return file.read(place.length)
+
+    def __enter__(self) -> "Departures":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
