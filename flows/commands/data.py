@@ -96,16 +96,26 @@ def accept(task: str | None, refused: bool, as_json: bool) -> None:
     for name in tasks(task):
         present = profile.read(_folder(name, refused) / profile.FILE)
         path = profile.accepted_path(name, root)
-        changed = profile.accept(path, present)
+        changed, stays = profile.accept(path, present)
         sources = {split: one.source for split, one in present.items()}
-        found.append({"task": name, "file": str(path), "changed": changed, "sources": sources})
+        found.append({"task": name, "file": str(path), "changed": changed, "sources": sources, "kept": sorted(stays)})
         if not as_json:
-            told = ", ".join(f"{split} ({one.source}, {one.rows} rows)" for split, one in present.items())
-            print(f"{name}: accepted {told}" if changed else f"{name}: accepted already: {told}")
+            _tell_accepted(name, {split: one for split, one in present.items() if split not in stays}, changed)
+            for split, one in stays.items():
+                print(
+                    f"{name}: kept for {split} ({one.source}) the accepted spread of {one.rows} rows, "
+                    f"with which these {present[split].rows} rows agree"
+                )
             if changed:
                 print(f"commit {path.relative_to(root)}; the next run holds the data against it")
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def _tell_accepted(task: str, profiles: dict[str, profile.Profile], changed: bool) -> None:
+    if profiles:
+        told = ", ".join(f"{split} ({one.source}, {one.rows} rows)" for split, one in profiles.items())
+        print(f"{task}: accepted {told}" if changed else f"{task}: accepted already: {told}")
 
 
 def _folder(task: str, refused: bool) -> Path:

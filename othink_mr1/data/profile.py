@@ -138,14 +138,22 @@ def read_accepted(path: Path) -> dict[tuple[str, str], Profile]:
     }
 
 
-def accept(path: Path, profiles: Mapping[str, Profile]) -> bool:
-    """Put profiles in the place of the accepted ones of the same split and source; whether that changed the file.
+def accept(path: Path, profiles: Mapping[str, Profile]) -> tuple[bool, dict[str, Profile]]:
+    """Put profiles in the place of the accepted ones of the same split and source.
+
+    An accepted one of more rows stays where chance alone explains the difference: a quick run of the same source must
+    not leave a coarser reference behind.
+
+    Returns:
+        Whether that changed the file; and by split the accepted profiles that stay for that reason.
 
     Raises:
         UserError: the file that is there is broken.
     """
     accepted = read_accepted(path)
-    accepted |= {(split, profile.source): profile for split, profile in profiles.items()}
+    before = {split: accepted.get((split, profile.source)) for split, profile in profiles.items()}
+    stays = {split: one for split, one in before.items() if one is not None and _says_more(one, profiles[split])}
+    accepted |= {(split, profile.source): profile for split, profile in profiles.items() if split not in stays}
     splits = {
         split: {source: accepted[split, source].as_dict() for of, source in sorted(accepted) if of == split}
         for split in SPLITS
@@ -154,7 +162,15 @@ def accept(path: Path, profiles: Mapping[str, Profile]) -> bool:
     changed = not path.exists() or path.read_text(encoding="utf-8") != text
     if changed:
         write_whole(path, text)
-    return changed
+    return changed, stays
+
+
+def _says_more(accepted: Profile, present: Profile) -> bool:
+    drifts = (
+        drift(accepted.answers, accepted.rows, present.answers, present.rows),
+        drift(accepted.picture_sizes, accepted.rows, present.picture_sizes, present.rows),
+    )
+    return accepted.rows > present.rows and all(one.distance <= one.chance for one in drifts)
 
 
 def _commonest(counts: Mapping[str, int]) -> dict[str, int]:

@@ -79,13 +79,26 @@ def test_a_source_goes_by_its_name_and_not_by_its_content() -> None:
 def test_accepting_keeps_the_profiles_of_other_sources(tmp_path: Path) -> None:
     path = tmp_path / "data_profiles" / "counting.json"
     mine = Profile("jsonl my.jsonl", 4, {"3": 4}, {"32-63 x 32-63": 4})
-    assert profile.accept(path, {"train": Profile("synthetic 128 px", 2, {"1": 2}, {"64-127 x 64-127": 2})})
-    assert profile.accept(path, {"train": mine})
+    other = Profile("synthetic 128 px", 2, {"1": 2}, {"64-127 x 64-127": 2})
+    assert profile.accept(path, {"train": other}) == (True, {})
+    assert profile.accept(path, {"train": mine}) == (True, {})
     first = path.read_bytes()
-    assert not profile.accept(path, {"train": mine})
+    assert profile.accept(path, {"train": mine}) == (False, {})
     assert path.read_bytes() == first
     assert set(profile.read_accepted(path)) == {("train", "synthetic 128 px"), ("train", "jsonl my.jsonl")}
     assert profile.read_accepted(path)["train", "jsonl my.jsonl"] == mine
+
+
+def test_fewer_rows_spread_alike_do_not_replace_an_accepted_profile(tmp_path: Path) -> None:
+    path = tmp_path / "counting.json"
+    demo = Profile("synthetic 128 px", 2000, {"1": 1000, "2": 1000}, {"128-255 x 128-255": 2000})
+    smoke = Profile("synthetic 128 px", 48, {"1": 26, "2": 22}, {"128-255 x 128-255": 48})
+    profile.accept(path, {"train": demo})
+    assert profile.accept(path, {"train": smoke}) == (False, {"train": demo})
+    assert profile.read_accepted(path)["train", "synthetic 128 px"] == demo
+    changed = Profile("synthetic 128 px", 48, {"1": 47, "2": 1}, {"128-255 x 128-255": 48})
+    assert profile.accept(path, {"train": changed}) == (True, {})
+    assert profile.accept(path, {"train": demo}) == (True, {})
 
 
 def test_a_profile_names_the_commonest_values_alone(tmp_path: Path) -> None:
