@@ -47,7 +47,7 @@ def _train_tiny(settings: dict[str, Any], seed: int, threads: int, stage: harnes
     from othink_mr1.training.run import Outputs, machine_arguments, prepare_torch, run
 
     prepare_torch(settings.get("threads", threads))
-    mine = home("base_model", [settings, seed], [], harness.resume_anyway())
+    mine = home("base_model", {**settings, "seed": seed}, [], harness.resume_anyway())
 
     def rendering(done: int, total: int) -> None:
         stage.progress(done, total, "drawing scenes")

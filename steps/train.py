@@ -103,7 +103,7 @@ def _train(
     job = job_of(base, processor, train, settings, threads)
     require_memory(job, *memory_of_device())
     stage.note(savings=savings(job))
-    origin = [settings, seed], inputs, harness.resume_anyway()
+    origin = {**settings, "seed": seed}, inputs, harness.resume_anyway()
     mine = together.first(home(f"train@{method}-{task}", *origin) if first else None)
     config = Config(
         **machine_arguments(mine.folder, seed),

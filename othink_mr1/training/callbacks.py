@@ -76,8 +76,22 @@ class StopAndReport(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.report(state.global_step, state.max_steps, self._metrics)
-        if together.any_of(self.stop_requested(), args.device) and state.global_step < state.max_steps:
-            self.stopped = True
-            control.should_save = True
-            control.should_training_stop = True
+        return self._stop_if_asked(args, state, control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        return self._stop_if_asked(args, state, control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        already = self.stopped
+        control = self._stop_if_asked(args, state, control)
+        if self.stopped and not already:
+            control.should_save = False  # this one is it
+        return control
+
+    def _stop_if_asked(self, args: Any, state: Any, control: Any) -> Any:
+        """Validation and saving may take as long as a step: none is begun after them."""
+        if not self.stopped and state.global_step < state.max_steps:
+            self.stopped = together.any_of(self.stop_requested(), args.device)
+            control.should_save |= self.stopped
+            control.should_training_stop |= self.stopped
         return control

@@ -67,11 +67,12 @@ def damage(checkpoint: Path) -> str | None:
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint in `folder`, or None. A damaged one is told of and removed."""
     numbered = {int(found.name.rpartition("-")[2]): found for found in folder.glob("checkpoint-[0-9]*")}
-    for _, checkpoint in sorted(numbered.items(), reverse=True):
+    for number, checkpoint in sorted(numbered.items(), reverse=True):
         wrong = damage(checkpoint)
         if wrong is None:
             return checkpoint
-        print(f"{checkpoint} is damaged ({wrong}): going back to the one before", file=sys.stderr, flush=True)
+        then = "going back to the one before" if number > min(numbered) else "it was the last, so all begins anew"
+        print(f"{checkpoint} is damaged ({wrong}): {then}", file=sys.stderr, flush=True)
         shutil.rmtree(checkpoint)
     return None
 

@@ -83,6 +83,8 @@ def home(stage: str, settings: Any, inputs: Iterable[Path], resume_anyway: bool 
             _write(folder, mine, [*recorded.get("resumed_anyway", []), [step, what]])
             break
         told = ", ".join(key for key in changed if key not in _CODE) or f"code: {_changes(mine, recorded)}"
+        if "settings" in changed and recorded:
+            told = told.replace("settings", _settings_changed(recorded["settings"], mine["settings"]), 1)
         if "processes" in changed and recorded:
             before, now = recorded.get("processes"), mine["processes"]
             told += f": {before} before and {now} now, which sum in another order and would not end with the same bits"
@@ -110,6 +112,22 @@ def _changes(mine: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
         before = recorded.get(key) or {}
         names += [name for name in sorted({*mine[key], *before}) if mine[key].get(name) != before.get(name)]
     return ", ".join(names)
+
+
+def _settings_changed(before: Any, now: Any) -> str:
+    """The first few settings that are not as they were."""
+    old, new = _leaves(before), _leaves(now)
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    told = [f"{name} {old.get(name, 'not set')} before, {new.get(name, 'not set')} now" for name in names[:3]]
+    return "; ".join([*told, *([f"and {len(names) - 3} more"] if len(names) > 3 else [])])
+
+
+def _leaves(settings: Any, name: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    if not isinstance(settings, dict):
+        return {name or "settings": settings}
+    inner = [_leaves(value, f"{name}.{key}" if name else str(key)) for key, value in settings.items()]
+    return {key: value for part in inner for key, value in part.items()}
 
 
 def _read(folder: Path) -> dict[str, Any]:

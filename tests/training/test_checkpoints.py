@@ -180,6 +180,46 @@ def test_a_changed_setting_or_input_never_resumes_the_wrong_run() -> None:
     assert checkpoints.newest(first) == first / "checkpoint-1"
 
 
+def test_it_is_told_which_settings_changed(capfd) -> None:
+    settings = {"learning_rate": 1e-3, "reward": {"alpha": 1.0}, "max_steps": 4, "seed": 0, "top_p": 0.9}
+    make_checkpoint(home("train@sft-counting", settings, []).folder, 1)
+    home("train@sft-counting", {**settings, "reward": {"alpha": 0.5}}, [])
+    assert "another run's checkpoints (reward.alpha 1.0 before, 0.5 now); not used" in capfd.readouterr().out
+    home("train@sft-counting", {**settings, "learning_rate": 1, "max_steps": 9, "seed": 1, "bf16": True}, [])
+    told = "(bf16 not set before, True now; learning_rate 0.001 before, 1 now; max_steps 4 before, 9 now; and 1 more)"
+    assert told in capfd.readouterr().out
+
+
+def test_the_last_damaged_checkpoint_says_that_all_begins_anew(capfd) -> None:
+    (make_checkpoint(Path("ck"), 3) / "seal.json").unlink()
+    assert checkpoints.newest(Path("ck")) is None
+    assert "): it was the last, so all begins anew" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("moment", ["validate", "keep"])
+def test_a_stop_during_validation_or_saving_begins_no_further_step(base: Path, monkeypatch, moment: str) -> None:
+    options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "eval_max_new_tokens": 4, "save_steps": 2}
+    run(trainer_of("sft", base, Path("ck"), **options), Home(Path("ck")), Outputs("whole"), Reporter())
+    reporter = Reporter()
+    keep = checkpoints.keep
+
+    def stop(*arguments: Any) -> dict[str, float]:
+        reporter.stop_requested.set()
+        return {"eval_accuracy": 0.0, "eval_format": 0.0}
+
+    def make(callbacks: list[Any]) -> Any:
+        trainer = trainer_of("sft", base, Path("ck"), **options)(callbacks)
+        if moment == "validate":
+            trainer.validate = stop
+        return trainer
+
+    if moment == "keep":
+        monkeypatch.setattr(checkpoints, "keep", lambda *arguments: [keep(*arguments), stop()])
+    with pytest.raises(KeyboardInterrupt):
+        run(make, Home(Path("ck")), Outputs("parts"), reporter)
+    assert [path.name for path in Path("ck").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_a_run_goes_on_after_a_change_of_code_only_where_that_is_asked_for(base: Path, monkeypatch, capfd) -> None:
     settings: dict[str, Any] = {"learning_rate": 1e-3}
 
