@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from othink_mr1.training.deepspeed_config import READY
 from othink_mr1.training.run import Outputs
-from tests.training.test_training import base, weights
+from tests.training.test_training import base
+from tests.training.test_training import weights as bits
 
 __all__ = ["base"]  # the fixture
 REPO = Path(__file__).parents[2]
@@ -140,18 +141,25 @@ def test_a_stopped_training_of_two_processes_ends_with_the_same_bits(kind: str, 
     train("parts", base, 2, kind, per_device_train_batch_size=1, stop_at=1, **settings)
     assert not Outputs("parts").model.exists()
     train("parts", base, 2, kind, per_device_train_batch_size=1, **settings)
-    assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
+    assert bits(Outputs("parts").model) == bits(Outputs("whole").model)
     assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
 
 
 @pytest.mark.slow
-@WITH_DEEPSPEED
-def test_half_precision_of_deepspeed_is_that_of_every_pass(base: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "weights"),
+    [
+        ("ddp", "torch.float32"),
+        ("fsdp", "torch.float32"),
+        pytest.param("deepspeed", "torch.bfloat16", marks=WITH_DEEPSPEED),
+    ],
+)
+def test_half_precision_is_that_of_every_pass(strategy: str, weights: str, base: Path) -> None:
     """Where nothing is learned the policy is the reference, to the last bit."""
-    options = {"strategy": "deepspeed", "bf16": True, "learning_rate": 0.0, "save_strategy": "no"}
+    options = {"strategy": strategy, "bf16": True, "learning_rate": 0.0, "save_strategy": "no"}
     told = train("half", base, 2, "grpo_d", per_device_train_batch_size=1, **options)
     assert steps(told[0], ("kl",)) == [0.0] * 4
-    assert told[0]["weights"] == "torch.bfloat16"
+    assert told[0]["weights"] == weights
     assert all(norm > 0 for norm in steps(told[0], ("grad_norm",)))
 
 
