@@ -66,8 +66,8 @@ QUARANTINE_SCHEMA = _schema(
     ]
 )
 
-_ROWS_PER_GROUP = 256
-_BYTES_PER_GROUP = 32_000_000  # of pictures, after which a group ends with fewer rows
+_ROWS_PER_GROUP = 64  # which training reads together, for one of their pictures
+_BYTES_PER_GROUP = 8_000_000  # of pictures, after which a group ends with fewer rows
 _ROWS_AT_ONCE = 16  # that pyarrow copies into a page before it looks at the page's size: about 1 MB of pictures
 _PIECE = 2**18  # bytes; see _InPieces
 
@@ -93,7 +93,7 @@ def _column(rows: list[Mapping[str, Any]], field: pa.Field) -> pa.Array:
 class _InPieces:
     """A new file, to which pyarrow's pages go a piece at a time.
 
-    A page holds the pictures of a whole row group. Written in one call, 25 MB cost the kernel up to five times as much.
+    A page holds the pictures of a whole row group. Written in one call, megabytes cost the kernel a multiple of it.
     """
 
     def __init__(self, path: Path) -> None:

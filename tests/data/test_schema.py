@@ -1,7 +1,9 @@
 """Parquet files: the same bytes each time, and pictures for whoever reads them with `datasets`."""
 
+import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from makers import plain, png, write_rows, write_split
@@ -28,7 +30,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_rows_are_written_in_groups_so_that_memory_does_not_grow(tmp_path: Path) -> None:
     assert write_rows(tmp_path / "a.parquet", rows(600)) == 600
     metadata = pq.read_metadata(tmp_path / "a.parquet")
-    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [256, 256, 88]
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [64] * 9 + [24]
 
 
 def test_datasets_reads_pictures(tmp_path: Path) -> None:
@@ -57,6 +59,20 @@ def test_reading_a_split(tmp_path: Path) -> None:
         samples[5]
     with pytest.raises(UserError, match="'colour'"):
         samples.column("colour")
+
+
+def test_pictures_stay_on_the_disk_until_they_are_asked_for(tmp_path: Path) -> None:
+    big = [{**one, "image": {"bytes": one["image"]["bytes"] + bytes(100_000), "path": None}} for one in rows(600)]
+    write_split(tmp_path, "train", big)
+    before = pa.total_allocated_bytes()
+    samples = read_split(tmp_path, "train")
+    assert [samples[number]["image"].getpixel((0, 0))[0] for number in range(0, 600, 70)] == [
+        plain(number).getpixel((0, 0))[0] for number in range(0, 600, 70)
+    ]
+    assert pa.total_allocated_bytes() - before < 35_000_000  # of 60 MB
+    elsewhere = pickle.loads(pickle.dumps(samples[3:5]))
+    assert elsewhere[1]["answer"] == "answer 4"
+    assert elsewhere[1]["image"].getpixel((0, 0)) == plain(4).getpixel((0, 0))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
