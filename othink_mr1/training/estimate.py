@@ -154,12 +154,12 @@ def estimate(job: Job) -> Estimate:
     shape, settings = job.shape, job.settings
     trained, several = _trained(job), job.processes > 1
     zero = several and job.strategy == "deepspeed"
-    halved = zero and bool(settings.get("bf16"))  # DeepSpeed casts the weights, and its optimiser keeps them whole
+    halved = zero and bool(settings.get("bf16"))  # DeepSpeed casts the weights; its optimiser always has its own
     parts = job.processes if job.sharded else 1
     weights = (2.0 if halved else 4.0) * shape.parameters / parts
     certain = {
         "weights": weights,
-        "optimiser": (12.0 if halved else 8.0) * trained / (job.processes if zero else parts),
+        "optimiser": (12.0 if zero else 8.0) * trained / (job.processes if zero else parts),
         "gradients": 4.0 * trained / (job.processes if zero else parts),
         "reference": weights if job.copied_reference else 0.0,
         "program": _FIXED[job.kind],
