@@ -275,6 +275,8 @@ def _activations(job: Job) -> float:
     block = job.patches * (
         6 * shape.vision_width * size + (6 * shape.vision_width + 3 * shape.vision_intermediate) * wide
     )
+    if job.settings.get("lora_r"):  # as measured: about the outputs of the adapted products once more
+        layer += job.tokens * (shape.query + 2 * shape.key + 2 * shape.hidden + 3 * shape.intermediate) * wide
     blocks = 0 if job.settings.get("freeze_vision") else shape.vision_depth
     if job.settings.get("gradient_checkpointing"):
         kept = size * (shape.layers * job.tokens * shape.hidden + blocks * job.patches * shape.vision_width)

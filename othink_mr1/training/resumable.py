@@ -68,6 +68,13 @@ class ResumableTrainer(Trainer):
                 print(f"going on from {found}", flush=True)
             return super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # Going on from the last step's checkpoint, to save the model alone: the Trainer would make one step more.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
     # What a checkpoint holds beside the Trainer's own
 
     def extra_state(self) -> dict[str, Any]:

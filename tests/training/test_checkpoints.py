@@ -1,5 +1,6 @@
 """Checkpoints: verified before one is used, written by one process alone, and never another run's."""
 
+import errno
 import json
 import os
 import subprocess
@@ -178,6 +179,24 @@ def test_a_changed_setting_or_input_never_resumes_the_wrong_run() -> None:
     data.write_bytes(b"other rows")
     assert home("train@sft-counting", {"learning_rate": 1e-3}, [data], resume_anyway=True).folder != first
     assert checkpoints.newest(first) == first / "checkpoint-1"
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo_d"])
+def test_a_run_that_only_had_to_save_its_model_makes_no_further_step(kind: str, base: Path, monkeypatch) -> None:
+    whole, parts = Path("ck-whole"), Path("ck-parts")
+    run(trainer_of(kind, base, whole), Home(whole), Outputs("whole"), Reporter())
+    with monkeypatch.context() as patched:
+        patched.setattr("othink_mr1.training.run.replace_folder", no_space)
+        with pytest.raises(UserError, match="ck-parts: a checkpoint or model could not be written"):
+            run(trainer_of(kind, base, parts), Home(parts), Outputs("parts"), Reporter())
+    assert (parts / "checkpoint-4").is_dir()  # of the last step
+    run(trainer_of(kind, base, parts), Home(parts), Outputs("parts"), Reporter())
+    assert weights(Outputs("parts").model) == weights(Outputs("whole").model)
+    assert Outputs("parts").curves.read_text() == Outputs("whole").curves.read_text()
+
+
+def no_space(*folders: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_it_is_told_which_settings_changed(capfd) -> None:

@@ -10,6 +10,8 @@ import pytest
 SHORT = [
     *("--profile", "smoke", "--methods", "grpo_d", "--kills", "2", "--others", "1"),
     *("--set", "base.training.max_steps=8", "--set", "base.training.save_steps=2"),
+    # A model of eight steps answers nothing right: without a reward nothing would be learned, and all runs be alike.
+    *("--set", "reward.extra={tests.training.rewards:differs: 1.0}"),
     *("--set", "grpo.max_steps=8", "--set", "grpo.save_steps=2", "--set", "grpo.num_generations=4"),
 ]
 
