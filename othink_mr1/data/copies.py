@@ -23,9 +23,10 @@ SIDE = 48
 _MOST_BITS = 20
 _LEAST_CONTRAST = 1.5  # standard deviation: a picture of one colour has no shape to know it by
 _SMALL = 2 * SIDE  # pixels of the shorter side: from there on each level is a mean of 2 x 2 pixels or more
-# How much 2 x 2 neighbours may differ, and how well all levels have to agree; and the same where one of the two has
-# fewer pixels than the thumbnail levels.
+# How much 2 x 2 neighbours may differ, and how well all levels have to agree. Less at 24 x 24, where each level is the
+# mean of more pixels; more where one of the two has fewer pixels than the thumbnail levels.
 _MOST_LEVELS, _LEAST_CORRELATION = 20.0, 0.975
+_MOST_LEVELS_SMALL = 14.0
 _MOST_LEVELS_TINY, _LEAST_CORRELATION_TINY = 27.0, 0.9
 _COARSE = 6  # levels to a side that pairs are compared by first
 _PAIRS = 512  # compared at a time: 512 x 2304 levels, some 5 MB as floats
@@ -93,10 +94,9 @@ def _alike(
         for pictures, chosen in ((rows, which), (others, which_others))
     )
     sides = np.minimum(rows.sides[which], others.sides[which_others])
-    tiny = sides < SIDE
-    most = np.where(tiny, _MOST_LEVELS_TINY, _MOST_LEVELS)
+    small, tiny = sides < _SMALL, sides < SIDE
+    most = np.select([tiny, small], [_MOST_LEVELS_TINY, _MOST_LEVELS_SMALL], _MOST_LEVELS)
     least = np.where(tiny, _LEAST_CORRELATION_TINY, _LEAST_CORRELATION)
-    small = sides < _SMALL
     agree = np.empty(len(a), dtype=np.bool_)
     agree[~small] = _agree(a[~small], b[~small], most[~small], least[~small])
     agree[small] = _agree(_halved(a[small]), _halved(b[small]), most[small], least[small])

@@ -1,5 +1,6 @@
 """A function over items in processes: results in order, a bounded number of items in memory; without processes, too."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Progress = Callable[[int, int, str], None]  # is told how many items are done, of how many, and what is being done
 
-_AHEAD = 3  # items that each process has before it
+_AHEAD = 8  # items that each process has before it, so that none waits while this one is busy
 
 
 class Workers:
@@ -98,6 +99,7 @@ def _start_pool(workers: int) -> ProcessPoolExecutor | None:
 
 def _start_worker(parent: int) -> None:
     """Workers leave signals to the parent, and end with it: killed, it could not tell them."""
+    gc.freeze()  # what the parent has made is shared, and looking through it for garbage would copy it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
