@@ -10,6 +10,7 @@ import pytest
 from makers import balance, digests, encoded, plain, png, row, split_rows, write_jsonl
 
 import othink_mr1.data.prepare as preparing
+from othink_mr1.data import shards
 from othink_mr1.data.prepare import Prepared, prepare
 from othink_mr1.data.reading import decode, read_split
 from othink_mr1.errors import UserError
@@ -89,6 +90,20 @@ def test_a_split_has_the_same_bytes_whether_rows_had_to_leave_it_or_not(tmp_path
     whole, less = (digests(tmp_path / f"out-{name}") for name in ("whole", "less"))
     assert whole["train/00000-of-00001.parquet"] == less["train/00000-of-00001.parquet"]
     assert whole["quarantine.parquet"] != less["quarantine.parquet"]
+
+
+def test_a_row_more_changes_one_file_of_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_ROWS", 50)
+    for name, count in (("before", 300), ("after", 301)):
+        (tmp_path / name).mkdir()
+        run(tmp_path / f"out-{name}", train=write_jsonl(tmp_path / name, [row(number) for number in range(count)]))
+    before, after = (digests(tmp_path / f"out-{name}" / "train") for name in ("before", "after"))
+    assert list(before) == list(after) == [f"{number:05d}-of-00008.parquet" for number in range(8)]
+    assert sum(before[name] != after[name] for name in before) == 1
+    ids = read_split(tmp_path / "out-after", "train").column("sample_id")
+    assert len(set(ids)) == 301
+    eighths = [int(one[0], 16) // 2 for one in ids]
+    assert eighths == sorted(eighths)
 
 
 def test_where_a_file_lies_makes_no_difference(tmp_path: Path) -> None:

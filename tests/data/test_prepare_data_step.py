@@ -85,25 +85,77 @@ stages:
     params:
       - .othink/params.yaml:
           - data.${item.task}
+    deps: [code]
     outs:
       - data/${item.task}
       - data_docs/${item.task}
+  after:
+    cmd: echo ran >> runs && cp data/counting/train/00000-of-00001.parquet trained
+    deps: [data/counting/train]
+    outs: [trained]
 """
+
+
+def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+
+
+def make_dvc_project(project: Path) -> None:
+    dvc(project, "init", "--no-scm", "--quiet")
+    (project / "dvc.yaml").write_text(DVC_YAML)
+    (project / "code").write_text("first")
+
+
+@pytest.mark.slow
+def test_where_nothing_changed_nothing_is_done_and_the_same_rows_fetched_again_start_no_training(
+    tmp_path: Path,
+) -> None:
+    def reproduce() -> str:
+        done = dvc(tmp_path, "repro")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def runs() -> int:
+        return len((tmp_path / "runs").read_text().splitlines())
+
+    make_dvc_project(tmp_path)
+    given = [row(number) for number in range(300)]  # enough for several processes
+    settings = {"source": "jsonl", "sha256": "x", "licence": "MIT"}
+    (tmp_path / "first").mkdir()
+    resolved(tmp_path, {"data.counting.train": write_jsonl(tmp_path / "first", given)}, train=settings)
+    assert "Running stage 'prepare_data@counting'" in reproduce()
+    made = digests(tmp_path / "data")
+
+    nothing = reproduce()
+    assert "Running stage" not in nothing
+    assert "Data and pipelines are up to date." in nothing
+
+    # Elsewhere, at another time, by other code: the step runs, and what comes out is the same.
+    (tmp_path / "second").mkdir()
+    resolved(tmp_path, {"data.counting.train": write_jsonl(tmp_path / "second", given)}, train=settings)
+    (tmp_path / "code").write_text("second")
+    again = reproduce()
+    assert "Running stage 'prepare_data@counting'" in again
+    assert "Running stage 'after'" not in again
+    assert digests(tmp_path / "data") == made
+    assert runs() == 1
+
+    (tmp_path / "third").mkdir()
+    changed = write_jsonl(tmp_path / "third", given[:-1])
+    resolved(tmp_path, {"data.counting.train": changed}, train={**settings, "sha256": "y"})
+    reproduce()
+    assert runs() == 2
 
 
 @pytest.mark.slow
 def test_what_dvc_took_away_before_a_failed_check_can_be_had_again(tmp_path: Path) -> None:
-    def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "dvc", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
     def reproduce() -> subprocess.CompletedProcess[str]:
-        return dvc("repro", "--single-item", "prepare_data@counting")
+        return dvc(tmp_path, "repro", "--single-item", "prepare_data@counting")
 
-    dvc("init", "--no-scm", "--quiet")
-    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    make_dvc_project(tmp_path)
     broken = {"source": "jsonl", "sha256": "x"}
     resolved(tmp_path, {"data.counting.train": write_jsonl(tmp_path, [row(9, ground_truth="many")])}, train=broken)
     way_back = "`dvc checkout prepare_data@counting` brings the last good data back"
@@ -119,7 +171,7 @@ def test_what_dvc_took_away_before_a_failed_check_can_be_had_again(tmp_path: Pat
     assert failed.returncode != 0
     assert way_back in failed.stderr
     assert not (tmp_path / "data" / "counting").exists()
-    assert dvc("checkout", "prepare_data@counting").returncode == 0
+    assert dvc(tmp_path, "checkout", "prepare_data@counting").returncode == 0
     assert digests(tmp_path / "data" / "counting") == good
 
 

@@ -83,6 +83,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     write_split(tmp_path, "train", rows(3)).write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match=r"train/00000-of-00001\.parquet: not a parquet file"):
         read_split(tmp_path, "train")
+    write_split(tmp_path, "validation", rows(3)).rename(tmp_path / "validation" / "00000-of-00002.parquet")
+    with pytest.raises(UserError, match=r"validation: holds 1 parquet files, not all of those that were written"):
+        read_split(tmp_path, "validation")
     narrow = SCHEMA.remove(SCHEMA.get_field_index("answer"))
     with ParquetSink(write_split(tmp_path, "test", []), narrow) as sink:
         sink.write({name: value for name, value in rows(1)[0].items() if name != "answer"})
