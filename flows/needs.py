@@ -173,14 +173,17 @@ def _pixels(base: Mapping[str, Any], data: Mapping[str, Any]) -> int:
 
 
 def _rows(root: Path, data: Mapping[str, Any], task: str) -> int | None:
-    """Rows to train on: what a setting says, else what was prepared last."""
-    if data.get("train_samples") or data["train"].get("size"):
-        return int(data.get("train_samples") or data["train"]["size"])
-    try:
-        told = json.loads((root / "data" / task / "provenance.json").read_text(encoding="utf-8"))
-        return int(told["splits"]["train"]["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """Rows to train on: what settings say, else what was prepared last from the same source."""
+    rows, limit = data["train"].get("rows"), data.get("train_samples")
+    if rows is None:
+        try:
+            told = json.loads((root / "data" / task / "provenance.json").read_text(encoding="utf-8"))
+            train = told["splits"]["train"]
+            rows = train["read"] if train["source"] == data["train"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    known = [int(number) for number in (rows, limit) if number is not None]
+    return min(known, default=None)
 
 
 def _device() -> Device:

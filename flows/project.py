@@ -41,7 +41,7 @@ def check_tools(root: Path) -> None:
     import importlib.util
 
     if importlib.util.find_spec("dvc") is None:
-        raise UserError("dvc is missing: install the project with `make`, or `pip install 'othink-mr1[pipeline]'`")
+        raise UserError("dvc is missing: install the project with `make`, or `pip install -e '.[pipeline]'`")
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root}: the folder .dvc is missing; use a whole clone, or run `dvc init` there")
 

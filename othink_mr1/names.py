@@ -10,3 +10,7 @@ METHODS = ("sft", "grpo", "grpo_d")
 STEP_KINDS = ("prepare_data", "base_model", "train", "evaluate", "tables")
 # Every model that is evaluated, as its folders are named.
 MODELS = ("base", *(f"{method}-{task}" for method in METHODS for task in TASKS))
+# Of the tables of completions, beside one for each reward.
+COMPLETION_COLUMNS = (
+    "step", "sample_id", "index", "task", "prompt", "solution", "completion", "reward", "advantage",
+)  # fmt: skip

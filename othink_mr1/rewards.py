@@ -15,6 +15,7 @@ import torch
 
 from othink_mr1.answers import format_ok, is_correct
 from othink_mr1.errors import UserError
+from othink_mr1.names import COMPLETION_COLUMNS
 
 _LARGEST = 3e38  # of float32, in which rewards are summed
 Reward = Callable[..., Sequence[float | None]]
@@ -60,6 +61,20 @@ def reward_name(function: str | Reward) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
+def reward_names(functions: Sequence[str | Reward]) -> list[str]:
+    """The name of each reward; tables of completions have a column for each.
+
+    Raises:
+        UserError: two have the same name, or one has that of another column.
+    """
+    names = [reward_name(function) for function in functions]
+    for place, name in enumerate(names):
+        if name in COMPLETION_COLUMNS or name in names[:place]:
+            what = "a column of the tables of completions" if name in COMPLETION_COLUMNS else "another reward function"
+            raise UserError(f"reward_funcs: {name!r} is the name of {what}, too; give the function another name")
+    return names
+
+
 class Rewards:
     """Eq. 1: several reward functions and the weighted sum of what they give.
 
@@ -76,7 +91,7 @@ class Rewards:
         if len(weights) != len(functions):
             raise UserError(f"reward_weights: {len(weights)} for {len(functions)} reward functions; one each is needed")
         self.functions = [load_reward(function) if isinstance(function, str) else function for function in functions]
-        self.names = [reward_name(function) for function in functions]
+        self.names = reward_names(functions)
         self.weights = torch.tensor(weights, dtype=torch.float32)
         self.protocol = protocol
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from othink_mr1.names import METHODS, STEP_KINDS, TASKS, Task
+from othink_mr1.names import COMPLETION_COLUMNS, METHODS, STEP_KINDS, TASKS, Task
 
 T = TypeVar("T")
 
@@ -336,6 +336,10 @@ def _named_rewards(extra: dict[str, float]) -> dict[str, float]:
             raise ValueError(f"{name!r} should be module:function, such as my_rewards:short_thinking")
         if name in BUILT_IN_REWARDS:
             raise ValueError(f"{name!r} is there already; its weight is 1 for accuracy, reward.alpha for the format")
+        told = name.rpartition(":")[2]
+        others = [other.rpartition(":")[2] for other in (*BUILT_IN_REWARDS, *extra) if other != name]
+        if told in (*others, *COMPLETION_COLUMNS):
+            raise ValueError(f"{name!r}: {told} is the name of another reward or column; rename it")
     return extra
 
 

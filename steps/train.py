@@ -51,11 +51,13 @@ def _launch(stage: str, shape: dict[str, Any], arguments: Sequence[str]) -> None
         return found[0] if found is not None and found[0].alive else None
 
     command = launch.command(shape, torch.cuda.is_available(), "steps.train", arguments)
-    kills = machine.oom_kills()
+    kills, began = machine.oom_kills(), time.time()
     told, number = launch.run(command, {"OTHINK_OWNER": str(harness.owner())}, holder)
     if told is None:
         return
     status = stages.read_status(stage) or {}
+    if status.get("started_at", 0) < began:  # an earlier run's: this one ended before it could write any
+        status = {}
     if machine.oom_kills() != kills:
         told = "; ".join([f"{told}; {stages.OUT_OF_MEMORY}", *status.get("savings", ())])
     if number is not None or (status.get("state") == "interrupted" and "ended_at" in status):

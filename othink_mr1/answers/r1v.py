@@ -51,7 +51,7 @@ def require() -> None:
         UserError: the package math-verify is not installed.
     """
     if importlib.util.find_spec("math_verify") is None:
-        raise UserError("math-verify is not installed, and r1v judges geometry with it: pip install 'othink-mr1[math]'")
+        raise UserError("math-verify is not installed, and r1v judges geometry with it: pip install -e '.[math]'")
 
 
 def close() -> None:

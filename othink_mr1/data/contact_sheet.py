@@ -13,8 +13,8 @@ from othink_mr1.data.reading import decode
 
 _SIDE, _CAPTION, _GAP = 176, 46, 12
 _LETTERS = 29  # to a line under a picture
-# Row groups that are read at most: each is 64 pictures.
-_GROUPS = 8
+# Row groups that are read at most: each is 32 pictures.
+_GROUPS = 16
 
 
 def pick(paths: Sequence[Path], number: int) -> list[dict[str, Any]]:

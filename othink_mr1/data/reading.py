@@ -16,7 +16,7 @@ from othink_mr1.data.shards import shard_files
 from othink_mr1.errors import UserError
 
 _TEXTS = ("sample_id", "task", "problem", "solution", "answer", "thinking")
-_GROUPS_AT_HAND = 4  # row groups whose pictures stay in memory, still encoded: at most 8 MB each
+_GROUPS_AT_HAND = 4  # row groups whose pictures stay in memory, still encoded: at most 4 MB each
 
 
 class Samples(Sequence[dict[str, Any]]):

@@ -66,8 +66,8 @@ QUARANTINE_SCHEMA = _schema(
     ]
 )
 
-_ROWS_PER_GROUP = 64  # which training reads together, for one of their pictures
-_BYTES_PER_GROUP = 8_000_000  # of pictures, after which a group ends with fewer rows
+_ROWS_PER_GROUP = 32  # which training reads together, for one of their pictures
+_BYTES_PER_GROUP = 4_000_000  # of pictures, after which a group ends with fewer rows
 _ROWS_AT_ONCE = 16  # that pyarrow copies into a page before it looks at the page's size: about 1 MB of pictures
 _PIECE = 2**18  # bytes; see _InPieces
 

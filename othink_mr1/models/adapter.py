@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from othink_mr1.errors import UserError
-from othink_mr1.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, SUBFOLDER, is_adapter, read_json, tensors_in
+from othink_mr1.models.folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    SUBFOLDER,
+    is_adapter,
+    read_json,
+    recorded_base,
+    tensors_in,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def base_to_bundle(adapter: Path) -> Path | None:
     Raises:
         UserError: it is not there.
     """
-    recorded = read_json(adapter / BASE)
+    recorded = recorded_base(adapter)
     base = Path(os.path.normpath(adapter / recorded["path"]))
     if "name" in recorded:
         return None

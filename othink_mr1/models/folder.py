@@ -46,6 +46,21 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
+def recorded_base(adapter: Path) -> dict[str, str]:
+    """What an adapter's folder says of its base: `path`, `sha256`, and `name` and `revision` of one of the hub.
+
+    Raises:
+        UserError: it says nothing, or not that.
+    """
+    if not (adapter / BASE).is_file():
+        raise UserError(f"{adapter}: no {BASE}, which says of which model it is an adapter")
+    found = read_json(adapter / BASE)
+    needed = ("path", "sha256", *(("revision",) if isinstance(found, dict) and "name" in found else ()))
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in needed):
+        raise UserError(f"{adapter / BASE}: {', '.join(needed)} are needed, as text; `othink run` writes it")
+    return found
+
+
 def text_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's part of a config: nested in newer ones, at the top in older ones."""
     return config.get("text_config") or config

@@ -26,7 +26,7 @@ def fetch(name: str, revision: str | None, what: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         at = f" at {revision}" if revision else ""
         raise UserError(f"{what}: {name!r}{at} cannot be fetched ({reason}); is the network there?") from error
 

@@ -19,8 +19,10 @@ from transformers import PreTrainedModel
 
 from othink_mr1.digests import file_digest
 from othink_mr1.errors import UserError
-from othink_mr1.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, FAMILIES, read_json
+from othink_mr1.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, FAMILIES, read_json, recorded_base
 from othink_mr1.models.hub import fetch, origin
+
+_LORA = re.compile(r"\b(lora_[AB])\.")
 
 
 def with_adapter(
@@ -35,8 +37,10 @@ def with_adapter(
         seed: of A; B begins at zero.
 
     Raises:
-        UserError: no layer has such a name.
+        UserError: no layer has such a name; or one that has shares its weight with another, or is no linear layer.
     """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and head.weight is embedding.weight
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -46,9 +50,18 @@ def with_adapter(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             raise UserError(f"lora_target_modules is {targets!r}: {str(error).splitlines()[0]}") from error
+    if tied and model.get_output_embeddings() is not head:
+        raise UserError(
+            f"lora_target_modules is {targets!r}: the head's weight is the embeddings' too in this model, and merging "
+            "would change both; leave the head out"
+        )
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and not _LORA.search(name):
+            raise UserError(f"lora_target_modules is {targets!r}: {name} is not of a linear layer; name linear ones")
+    return adapted
 
 
 def bare(model: torch.nn.Module) -> PreTrainedModel:
@@ -79,7 +92,7 @@ def adapter_weights(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
         UserError: the adapter is of another form than the model's.
     """
     # In files the adapter has no name of its own.
-    found = {re.sub(r"\b(lora_[AB])\.", r"\1.default.", k): v for k, v in load_file(folder / ADAPTER_WEIGHTS).items()}
+    found = {_LORA.sub(r"\1.default.", k): v for k, v in load_file(folder / ADAPTER_WEIGHTS).items()}
     expected = {name: value.shape for name, value in model.state_dict().items() if "lora_" in name}
     wrong = sorted(name for name in {*found, *expected} if name not in found or found[name].shape != expected.get(name))
     if wrong:
@@ -104,9 +117,7 @@ def base_of(adapter: Path, base: Path | None = None) -> Path:
     Raises:
         UserError: it is not there, or it is not the one that the adapter was trained on.
     """
-    if not (adapter / BASE).is_file():
-        raise UserError(f"{adapter}: no {BASE}, which says of which model it is an adapter")
-    recorded = read_json(adapter / BASE)
+    recorded = recorded_base(adapter)
     found = base or Path(os.path.normpath(adapter / recorded["path"]))
     if base is None and not found.is_dir():
         if "name" not in recorded:

@@ -46,7 +46,7 @@ def require() -> None:
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
-            "training.launch.strategy is deepspeed, which is not installed here: pip install 'othink-mr1[deepspeed]', "
+            "training.launch.strategy is deepspeed, which is not installed here: pip install -e '.[deepspeed]', "
             "or take fsdp"
         )
 

@@ -30,7 +30,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_rows_are_written_in_groups_so_that_memory_does_not_grow(tmp_path: Path) -> None:
     assert write_rows(tmp_path / "a.parquet", rows(600)) == 600
     metadata = pq.read_metadata(tmp_path / "a.parquet")
-    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [64] * 9 + [24]
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [32] * 18 + [24]
 
 
 def test_datasets_reads_pictures(tmp_path: Path) -> None:

@@ -352,3 +352,14 @@ def test_a_sample_that_lacks_something_is_named(missing: str, base: Path, tmp_pa
     monkeypatch.setattr("tests.training.test_training.SAMPLES", [])
     with pytest.raises(UserError, match="train_samples: there are none"):
         trained(trainer_of("grpo_d", base, tmp_path / "ck", save_strategy="no"))
+
+
+@pytest.mark.parametrize("name", ["accuracy_reward", "completion"])
+def test_every_reward_has_a_name_of_its_own(name: str, base: Path, tmp_path: Path) -> None:  # noqa: F811
+    def mine(completions: list[str], solutions: list[str], **columns: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    mine.__name__ = name
+    rewards = ["othink_mr1.rewards:accuracy_reward", mine]
+    with pytest.raises(UserError, match=f"'{name}' is the name of a"):
+        trainer_of("grpo_d", base, tmp_path / "ck", rewards=rewards, reward_weights=[1.0, 1.0])([])

@@ -19,7 +19,7 @@ from othink_mr1.grpo.config import GRPODConfig
 from othink_mr1.models.folder import is_adapter
 from othink_mr1.models.hub import record_origin
 from othink_mr1.models.loading import load_model, load_processor, save_merged
-from othink_mr1.models.lora import bare
+from othink_mr1.models.lora import bare, base_of
 from othink_mr1.sft import SFTConfig, SFTTrainer
 from othink_mr1.training.fingerprint import Home
 from othink_mr1.training.run import Outputs, run
@@ -235,6 +235,28 @@ def test_what_cannot_be_is_refused(base: Path) -> None:
         GRPODConfig(output_dir="ck", **{**COMMON, "lora_save": "both"})
     with pytest.raises(UserError, match=r"lora_target_modules is \['nothing'\]: Target modules"):
         trainer_of("sft", base, Path("ck"), lora_r=4, lora_target_modules=["nothing"])([])
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (["q_proj", "lm_head"], "the head's weight is the embeddings' too"),
+        (["q_proj", "embed_tokens"], "lora_embedding_A.* is not of a linear layer"),
+    ],
+)
+def test_layers_that_an_adapter_cannot_have_are_named_before_a_step(base: Path, targets: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=rf"lora_target_modules is \['q_proj'.*{told}"):
+        trainer_of("sft", base, Path("ck"), **LORA, lora_target_modules=targets)([])
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"path": 3, "sha256": "x"}', '{"name": "a", "path": "b", "sha256": "c"}']
+)
+def test_a_record_of_the_base_that_says_too_little_is_told(content: str) -> None:
+    Path("tuned").mkdir()
+    Path("tuned/base.json").write_text(content)
+    with pytest.raises(UserError, match=r"^tuned/base\.json: path, sha256.* are needed, as text"):
+        base_of(Path("tuned"))
 
 
 def test_a_bandit_is_solved_by_an_adapter(base: Path) -> None:
