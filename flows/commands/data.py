@@ -67,7 +67,7 @@ def quarantine(task: str | None, export: Path | None, refused: bool, as_json: bo
     """
     from othink_mr1.data import quarantined
 
-    folders = {name: _folder(name, refused) for name in tasks(task)}
+    folders = {name: _folder(name, refused, "quarantine.parquet") for name in tasks(task)}
     found = {name: quarantined.reasons(folder / "quarantine.parquet") for name, folder in folders.items()}
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
@@ -118,11 +118,11 @@ def _tell_accepted(task: str, profiles: dict[str, profile.Profile], changed: boo
         print(f"{task}: accepted {told}" if changed else f"{task}: accepted already: {told}")
 
 
-def _folder(task: str, refused: bool) -> Path:
-    """Where a task's data lie; with `refused`, those that the last checks refused."""
+def _folder(task: str, refused: bool, needed: str = "provenance.json") -> Path:
+    """Where a task's data lie; with `refused`, those that were refused last, which may not have got beyond `needed`."""
     root = find_root()
     folder = root / stages.WORK / "prepare" / task / "data" if refused else root / "data" / task
-    if not (folder / "provenance.json").is_file():
+    if not (folder / needed).is_file():
         what = "no data that were refused" if refused else "not prepared yet; `othink run` prepares them"
         raise UserError(f"data of {task}: {what}")
     return folder

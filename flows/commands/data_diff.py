@@ -63,7 +63,9 @@ def _earlier(root: Path, task: str, revision: str) -> Rows:
             raise never
         rows = []
         for split in SPLITS:
-            for path in sorted(files.ls(f"data/{task}/{split}", detail=False)):
+            alone = f"data/{task}/{split}.parquet"  # a split was one file once
+            folder = f"data/{task}/{split}"
+            for path in [alone] if files.exists(alone) else sorted(files.ls(folder, detail=False)):
                 with files.open(path, "rb") as file:
                     rows += read_rows(file)
     except RevError:

@@ -157,13 +157,13 @@ def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
 
 
 def _examine_rows(job: Job, task: str, waiting: Path) -> list[Accepted | Quarantined]:
-    """Reads and checks the rows of a job. The pictures of those that are accepted wait; the rows say where."""
+    """Reads and checks the rows of a job. Their pictures wait; the rows say where."""
     results = []
     with Arrivals(waiting) as pictures:
         for raw in job():
             result = examine(raw, task)
-            if isinstance(result, Accepted):
-                result.row["image"] = pictures.add(result.row["image"]["bytes"])
+            picture = result.row["image"]["bytes"]
+            result.row["image"] = None if picture is None else pictures.add(picture)
             results.append(result)
     return results
 
@@ -181,19 +181,20 @@ def _read_all(
     """Every row by itself: accepted rows wait, the others are quarantined."""
     total, done = sum(source.rows for source in sources.values()), 0
     jobs = (job for source in sources.values() for job in source.jobs)
-    for results in workers.map(partial(_examine_rows, task=task, waiting=waiting), jobs):
-        for result in results:
-            found = splits[result.row["split"]]
-            if isinstance(result, Accepted):
-                index.add(found.read, result)
-                found.encoded_anew += result.encoded_anew
-                for reason, detail in result.reported:
-                    found.report(result.row["source"], reason, detail)
-            else:
-                _put_aside(found, quarantine, result.row)
-            found.read += 1
-        done += len(results)
-        progress(done, total, f"reading and checking {task} rows")
+    with Departures(waiting) as pictures:
+        for results in workers.map(partial(_examine_rows, task=task, waiting=waiting), jobs):
+            for result in results:
+                found = splits[result.row["split"]]
+                if isinstance(result, Accepted):
+                    index.add(found.read, result)
+                    found.encoded_anew += result.encoded_anew
+                    for reason, detail in result.reported:
+                        found.report(result.row["source"], reason, detail)
+                else:
+                    _put_aside(found, quarantine, result.row, pictures)
+                found.read += 1
+            done += len(results)
+            progress(done, total, f"reading and checking {task} rows")
     index.finish()
     for split, source in sources.items():
         if splits[split].read != source.rows:
@@ -209,16 +210,17 @@ def _count_all(task: str, splits: Mapping[str, Split], index: Index, waiting: Pa
                 found.report(source, reason, detail)
             for texts, place, reason, detail in index.rejected(split):
                 why = {"task": task, "split": split, "reason": reason, "detail": printable(detail)}
-                _put_aside(found, quarantine, {**texts, **why, "image": {"bytes": pictures.get(place), "path": None}})
+                _put_aside(found, quarantine, {**texts, **why, "image": place}, pictures)
             moved = index.moved(split)
             found.drawn, found.not_sampled = moved.get("validation", 0), moved.get(None, 0)
             found.rows = index.count(split)
 
 
-def _put_aside(found: Split, quarantine: ParquetSink, row: Mapping[str, Any]) -> None:
+def _put_aside(found: Split, quarantine: ParquetSink, row: Mapping[str, Any], pictures: Departures) -> None:
     found.quarantined[row["reason"]] += 1
     found.example = found.example or f"{row['source']}: {row['reason']} ({row['detail']})"
-    quarantine.write(row)
+    picture = None if row["image"] is None else pictures.get(row["image"])
+    quarantine.write({**row, "image": {"bytes": picture, "path": None}})
 
 
 def _refuse_holes(task: str, sources: Mapping[str, Source], splits: Mapping[str, Split], folder: Path) -> None:

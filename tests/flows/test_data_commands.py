@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from othink_mr1.data.schema import QUARANTINE_SCHEMA, ParquetSink
 from tests.flows.conftest import REPO, make_project, othink, othink_environment
 
 pytestmark = pytest.mark.slow
@@ -116,11 +117,31 @@ def test_diff_accept_and_a_change_that_is_refused(clone: Path) -> None:
     assert told(clone, "show", "--task", "counting")["counting"]["train"]["answers"]["9"] == 24
 
 
-def test_versions_come_back_from_a_remote(clone: Path, tmp_path: Path) -> None:
-    def dvc(folder: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        subprocess.run(command, cwd=folder, env=othink_environment(folder), check=True, capture_output=True)
+def dvc(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    subprocess.run(command, cwd=folder, env=othink_environment(folder), check=True, capture_output=True)
 
+
+def test_versions_with_one_file_a_split_can_be_compared(clone: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(clone, tmp_path / "here")
+    git(here, "checkout", "-qf", "first")
+    dvc(here, "checkout", "--force", "data/counting")
+    for split in ("train", "validation", "test"):  # as they were kept at first
+        folder = here / "data" / "counting" / split
+        (file,) = folder.iterdir()
+        file.rename(folder.with_suffix(".parquet"))
+        folder.rmdir()
+    dvc(here, "commit", "--force", "prepare_data@counting")
+    git(here, "commit", "-qam", "one file a split")
+    git(here, "tag", "old")
+    git(here, "checkout", "-qf", "first")
+    dvc(here, "checkout", "--force", "data/counting")
+    found = told(here, "diff", "old", "--task", "counting")["counting"]
+    assert (found["added"], found["removed"], found["changed"]) == ([], [], [])
+    assert found["before"]["train"] == 24
+
+
+def test_versions_come_back_from_a_remote(clone: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     git(clone, "clone", "-q", str(clone), str(here))
     git(here, "checkout", "-q", "first")
@@ -150,6 +171,16 @@ def test_versions_come_back_from_a_remote(clone: Path, tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_line(clone: Path, arguments: list[str], line: str) -> None:
     assert refused(clone, "data", *arguments) == f"othink: {line}"
+
+
+def test_what_was_put_aside_is_shown_where_nothing_was_left(project: Path) -> None:
+    folder = project / ".othink" / "prepare" / "counting" / "data"
+    folder.mkdir(parents=True)
+    row = {"task": "counting", "split": "train", "source": "rows.jsonl:1", "reason": "answer_missing", "detail": ""}
+    with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as sink:
+        sink.write({**row, "image": {"bytes": None, "path": None}, "problem": "How many?", "answer": None})
+    [reason] = told(project, "quarantine", "--refused", "--task", "counting")["counting"]
+    assert reason["reason"] == "answer_missing"
 
 
 def test_before_anything_was_prepared(project: Path) -> None:
