@@ -9,6 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,7 @@ def _same_content(splits: Mapping[str, Split]) -> set[tuple[str, str]]:
 def _examine_rows(job: Job, task: str, waiting: Path) -> list[Accepted | Quarantined]:
     """Reads and checks the rows of a job. Their pictures wait; the rows say where."""
     results = []
-    with Arrivals(waiting) as pictures:
+    with closing(Arrivals(waiting)) as pictures:
         for raw in job():
             result = examine(raw, task)
             picture = result.row["image"]["bytes"]
@@ -181,7 +182,7 @@ def _read_all(
     """Every row by itself: accepted rows wait, the others are quarantined."""
     total, done = sum(source.rows for source in sources.values()), 0
     jobs = (job for source in sources.values() for job in source.jobs)
-    with Departures(waiting) as pictures:
+    with closing(Departures(waiting)) as pictures:
         for results in workers.map(partial(_examine_rows, task=task, waiting=waiting), jobs):
             for result in results:
                 found = splits[result.row["split"]]
@@ -204,7 +205,7 @@ def _read_all(
 
 def _count_all(task: str, splits: Mapping[str, Split], index: Index, waiting: Path, quarantine: ParquetSink) -> None:
     """What became of the rows beside each other; those that have to go are quarantined."""
-    with Departures(waiting) as pictures:
+    with closing(Departures(waiting)) as pictures:
         for split, found in splits.items():
             for source, reason, detail in index.reported(split):
                 found.report(source, reason, detail)

@@ -3,9 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 
@@ -39,12 +38,7 @@ class Arrivals:
         self._file.write(picture)
         return Place(self._name, start, len(picture))
 
-    def __enter__(self) -> "Arrivals":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
@@ -54,19 +48,14 @@ class Departures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, BinaryIO] = {}
-        self._stack = ExitStack()
 
     def get(self, place: Place) -> bytes:
         if place.file not in self._files:
-            self._files[place.file] = self._stack.enter_context((self._folder / place.file).open("rb", buffering=0))
+            self._files[place.file] = (self._folder / place.file).open("rb", buffering=0)
         file = self._files[place.file]
         file.seek(place.start)
         return file.read(place.length)
 
-    def __enter__(self) -> "Departures":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()

@@ -1,6 +1,7 @@
 """The files of the splits, out of the index and the pictures that wait; each file by one process."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,7 @@ def write_splits(
 
 def _write(shard: Shard, index: Path, waiting: Path, folder: Path) -> Written:
     sizes = []
-    with ParquetSink(folder / shard.name, SCHEMA) as sink, Departures(waiting) as pictures:
+    with ParquetSink(folder / shard.name, SCHEMA) as sink, closing(Departures(waiting)) as pictures:
         for row, place, size in rows_between(index, shard.split, shard.first_id, shard.beyond_id):
             image = {"bytes": pictures.get(place), "path": None}
             sink.write({**row, "task": shard.task, "split": shard.split, "image": image})
