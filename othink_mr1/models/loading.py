@@ -39,7 +39,10 @@ def load_model(
 
         # In 32 bits and on the CPU, as in a folder that was merged: both are the same model to the bit.
         whole = load_model(base_of(folder, None if base is None else Path(base)), device="cpu")
-        return _cast(merge(whole, folder), getattr(torch, dtype)).to(device).eval()
+        model = merge(whole, folder)
+        cast_weights(model, getattr(torch, dtype))
+        model.config.dtype = getattr(torch, dtype)
+        return model.to(device).eval()
     check_model_folder(folder)
     try:
         model, told = AutoModelForImageTextToText.from_pretrained(
@@ -95,9 +98,7 @@ def save_merged(adapter: Path, folder: Path, base: Path | None = None) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """The weights alone, as `from_pretrained` has it: `model.to` would also round the angles of the positions."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
-    model.config.dtype = dtype
-    return model

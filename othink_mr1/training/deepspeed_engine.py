@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.deepspeed import DeepSpeedEngineWrapper
 
+from othink_mr1.models.loading import cast_weights
 from othink_mr1.training import together
 
 
@@ -34,9 +35,7 @@ def drop_bad_losses(accelerator: Accelerator) -> None:
 
 def cast(model: torch.nn.Module, accelerator: Accelerator) -> None:
     """Gives `model` the precision that DeepSpeed gives the trained one: of its weights, and not of its buffers."""
-    dtype = accelerator.state.deepspeed_plugin.hf_ds_config.dtype()
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    cast_weights(model, accelerator.state.deepspeed_plugin.hf_ds_config.dtype())
 
 
 def forget_drop(optimizer: Any) -> None:
