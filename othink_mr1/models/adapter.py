@@ -1,15 +1,14 @@
 """What a LoRA adapter's folder says of it, from its small files alone. Imports no torch."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from othink_mr1.errors import UserError
 from othink_mr1.models.folder import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     SUBFOLDER,
     is_adapter,
+    local_base,
     read_json,
     recorded_base,
     tensors_in,
@@ -65,9 +64,4 @@ def base_to_bundle(adapter: Path) -> Path | None:
         UserError: it is not there.
     """
     recorded = recorded_base(adapter)
-    base = Path(os.path.normpath(adapter / recorded["path"]))
-    if "name" in recorded:
-        return None
-    if not base.is_dir():
-        raise UserError(f"{adapter}: an adapter of {base}, which is not there")
-    return base
+    return None if "name" in recorded else local_base(adapter, recorded)

@@ -5,6 +5,7 @@ with random numbers.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def recorded_base(adapter: Path) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in needed):
         raise UserError(f"{adapter / BASE}: {', '.join(needed)} are needed, as text; `othink run` writes it")
     return found
+
+
+def local_base(adapter: Path, recorded: dict[str, str]) -> Path | None:
+    """The folder of the base that `recorded_base` tells of; None where it is not there, but on the hub.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    found = Path(os.path.normpath(adapter / recorded["path"]))
+    if found.is_dir():
+        return found
+    if "name" in recorded:
+        return None
+    raise UserError(f"{adapter}: an adapter of {found}, which is not there")
 
 
 def text_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,15 @@ from transformers import PreTrainedModel
 
 from othink_mr1.digests import file_digest
 from othink_mr1.errors import UserError
-from othink_mr1.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE, FAMILIES, read_json, recorded_base
+from othink_mr1.models.folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE,
+    FAMILIES,
+    local_base,
+    read_json,
+    recorded_base,
+)
 from othink_mr1.models.hub import fetch, origin
 
 _LORA = re.compile(r"\b(lora_[AB])\.")
@@ -118,10 +126,8 @@ def base_of(adapter: Path, base: Path | None = None) -> Path:
         UserError: it is not there, or it is not the one that the adapter was trained on.
     """
     recorded = recorded_base(adapter)
-    found = base or Path(os.path.normpath(adapter / recorded["path"]))
-    if base is None and not found.is_dir():
-        if "name" not in recorded:
-            raise UserError(f"{adapter}: an adapter of {found}, which is not there")
+    found = base or local_base(adapter, recorded)
+    if found is None:
         found = fetch(recorded["name"], recorded["revision"], f"{adapter}: its base")
     if weights_digest(found) != recorded["sha256"]:
         raise UserError(f"{adapter}: it was trained on another base than {found} (the digest of its weights differs)")
