@@ -72,7 +72,7 @@ def refuse_what_cannot_fit(wanted: Request) -> None:
     Raises:
         UserError: a training that is to run on this machine does not fit into its memory; the message has the numbers.
     """
-    if "train" in wanted.settings.pools:  # a worker's machine is another one
+    if "train" in wanted.settings.pools or not _trainings(wanted):  # a worker's machine is another one
         return
     here = _device()
     sharing = _sharing(wanted, here)
@@ -82,16 +82,20 @@ def refuse_what_cannot_fit(wanted: Request) -> None:
             raise UserError(f"{name} needs {'; '.join([_memory(job, needs, here, sharing), *savings(job)])}")
 
 
+def _trainings(wanted: Request) -> list[str]:
+    """The steps that would train."""
+    return [name for name, step in wanted.steps.items() if name.startswith("train@") and step.action == RUN]
+
+
 def _jobs(wanted: Request, here: Device) -> dict[str, Job]:
     params, launch = wanted.params, wanted.params["training"]["launch"]
     shape = _shape(params, wanted.root)
+    if shape is None:
+        return {}
     processes, precision = launch["processes"] * launch["machines"], launch["mixed_precision"]
     found = {}
-    for name, step in wanted.steps.items():
-        kind, _, which = name.partition("@")
-        if kind != "train" or step.action != RUN or shape is None:
-            continue
-        method, _, task = which.partition("-")
+    for name in _trainings(wanted):
+        method, _, task = name.partition("@")[2].partition("-")
         settings = params["train"][method][task]
         if precision is not None:
             settings = {**settings, "bf16": precision == "bf16"}
