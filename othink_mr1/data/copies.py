@@ -7,9 +7,9 @@ neighbours differ much, for encoding and scaling change every part a little, ano
 the two pictures is small it has no 48 x 48 levels of its own: then they are compared at 24 x 24, and where it is
 smaller than the thumbnail more may differ.
 
-What it finds and what not, in figures: docs/data.md. Two limits: a copy made by leaving out every other pixel, without
-averaging, can be missed; and drawings that differ in less than the thumbnail shows, such as a thin line's width, count
-as copies.
+What it finds and what not, in figures: docs/data.md. Two limits: a copy of a drawing made by leaving out every other
+pixel, without averaging, is mostly missed; and drawings that differ in less than the thumbnail shows, such as a thin
+line's width, count as copies.
 """
 
 from dataclasses import dataclass
