@@ -1,15 +1,18 @@
 """Pictures that are copies of each other although their bytes and pixels differ: re-encoded, or scaled.
 
-A picture is known by its thumbnail, 48 x 48 levels of grey. A perceptual hash of it (the signs of its 63 lowest DCT
-coefficients, after pHash) names the candidates; alone it would call many scenes on one background the same. So the
-thumbnails of each candidate are compared level by level: they have to rise and fall together, and nowhere may 2 x 2
-neighbours differ much, for encoding and scaling change every part a little, another scene some part a lot. Where one of
-the two pictures is small it has no 48 x 48 levels of its own: then they are compared at 24 x 24, and where it is
-smaller than the thumbnail more may differ.
+Three looks, each at fewer pairs than the one before.
 
-What it finds and what not, in figures: docs/data.md. Two limits: a copy of a drawing made by leaving out every other
-pixel, without averaging, is mostly missed; and drawings that differ in less than the thumbnail shows, such as a thin
-line's width, count as copies.
+- A picture is known by its thumbnail, 48 x 48 levels of grey. A perceptual hash of it (the signs of its 63 lowest DCT
+  coefficients, after pHash) names the candidates; alone it would call many scenes on one background the same.
+- `similar`: the thumbnails have to rise and fall together, and nowhere may 2 x 2 neighbours differ much, for encoding
+  and scaling change every part a little, another scene some part a lot. Where one of the two pictures is small it has
+  no 48 x 48 levels of its own: then they are compared at 24 x 24, and where it is smaller than the thumbnail more may
+  differ.
+- `same_drawing`: the pictures themselves, at half the scale of the smaller one. A number that is another one, or a
+  line that is drawn thicker, shows there.
+
+What they find and what not, in figures: docs/data.md. A copy of a drawing made by leaving out every other pixel,
+without averaging, is mostly missed.
 """
 
 from dataclasses import dataclass
@@ -29,6 +32,11 @@ _MOST_LEVELS, _LEAST_CORRELATION = 20.0, 0.975
 _MOST_LEVELS_SMALL = 14.0
 _MOST_LEVELS_TINY, _LEAST_CORRELATION_TINY = 27.0, 0.9
 _COARSE = 6  # levels to a side that pairs are compared by first
+_MOST_OTHERS = 4  # that a row is held against more closely
+# `same_drawing`: pixels of the shorter side, and how much levels may differ there, smoothed over 3 x 3. Below the first
+# a picture is compared as large as it is, and scaling leaves more of a difference.
+_LEAST_CLOSE, _MOST_CLOSE = 96, 256
+_MOST_APART, _MOST_APART_SMALL = 25.0, 32.0
 _PAIRS = 512  # compared at a time: 512 x 2304 levels, some 5 MB as floats
 
 
@@ -60,19 +68,39 @@ def known_by(thumbnails: NDArray[np.uint8], sides: NDArray[np.int32]) -> Picture
     return Pictures(thumbnails, sides, signs, coarse)
 
 
-def near_copies(rows: Pictures, others: Pictures) -> dict[int, int]:
-    """The rows that are copies of some other, each with the first that it is a copy of."""
+def similar(rows: Pictures, others: Pictures) -> dict[int, list[int]]:
+    """The rows whose thumbnails agree with those of others, each with up to four of these, the most alike first."""
     candidates = np.argwhere(rows.signs @ others.signs.T >= 63 - 2 * _MOST_BITS)
-    found: dict[int, int] = {}
+    found: dict[int, list[tuple[float, int]]] = {}
     for start in range(0, len(candidates), _PAIRS):
         pairs = candidates[start : start + _PAIRS]
         # What agrees in 2 x 2 neighbours agrees in the mean of larger blocks, and those are few.
         apart = np.abs(rows.coarse[pairs[:, 0]] - others.coarse[pairs[:, 1]]).max(axis=1)
         pairs = pairs[apart <= _MOST_LEVELS_TINY]
-        copies = pairs[_alike(rows, pairs[:, 0], others, pairs[:, 1])]
-        for row, first in zip(*np.unique(copies[:, 0], return_index=True), strict=True):
-            found.setdefault(int(row), int(copies[first, 1]))
-    return found
+        differences = _differences(rows, pairs[:, 0], others, pairs[:, 1])
+        agree = np.isfinite(differences)
+        for (row, other), difference in zip(pairs[agree].tolist(), differences[agree].tolist(), strict=True):
+            best = sorted([*found.get(row, []), (difference, other)])
+            found[row] = best[:_MOST_OTHERS]
+    return {row: [other for _, other in best] for row, best in found.items()}
+
+
+def same_drawing(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two RGB pictures whose thumbnails agree do so when they are looked at more closely."""
+    smaller = min(one, other, key=lambda picture: min(picture.size))
+    side = min(smaller.size)
+    scale = min(1.0, min(max(_LEAST_CLOSE, side / 2), _MOST_CLOSE) / side)
+    size = round(smaller.width * scale), round(smaller.height * scale)
+    a, b = (_smooth(picture.convert("L").resize(size, Image.Resampling.BILINEAR)) for picture in (one, other))
+    return bool(np.abs(a - b).max() <= (_MOST_APART if side >= _LEAST_CLOSE else _MOST_APART_SMALL))
+
+
+def _smooth(grey: Image.Image) -> NDArray[np.float32]:
+    """The levels of a picture of (w, h) pixels, weighted 1 2 1 along both sides: (h - 2, w - 2)."""
+    levels = np.asarray(grey, dtype=np.float32)
+    across = levels[:, :-2] + 2 * levels[:, 1:-1] + levels[:, 2:]
+    smooth: NDArray[np.float32] = (across[:-2] + 2 * across[1:-1] + across[2:]) / 16
+    return smooth
 
 
 def _transform() -> NDArray[np.float32]:
@@ -85,10 +113,10 @@ def _transform() -> NDArray[np.float32]:
 _TRANSFORM = _transform()
 
 
-def _alike(
+def _differences(
     rows: Pictures, which: NDArray[np.intp], others: Pictures, which_others: NDArray[np.intp]
-) -> NDArray[np.bool_]:
-    """Whether the thumbnails of each pair agree, (n,)."""
+) -> NDArray[np.float32]:
+    """How much the thumbnails of each pair differ where they differ most, (n,); infinite where they do not agree."""
     a, b = (
         pictures.thumbnails[chosen].reshape(-1, SIDE, SIDE).astype(np.float32)
         for pictures, chosen in ((rows, which), (others, which_others))
@@ -97,10 +125,10 @@ def _alike(
     small, tiny = sides < _SMALL, sides < SIDE
     most = np.select([tiny, small], [_MOST_LEVELS_TINY, _MOST_LEVELS_SMALL], _MOST_LEVELS)
     least = np.where(tiny, _LEAST_CORRELATION_TINY, _LEAST_CORRELATION)
-    agree = np.empty(len(a), dtype=np.bool_)
-    agree[~small] = _agree(a[~small], b[~small], most[~small], least[~small])
-    agree[small] = _agree(_halved(a[small]), _halved(b[small]), most[small], least[small])
-    return agree
+    apart = np.empty(len(a), dtype=np.float32)
+    apart[~small] = _apart(a[~small], b[~small], most[~small], least[~small])
+    apart[small] = _apart(_halved(a[small]), _halved(b[small]), most[small], least[small])
+    return apart
 
 
 def _halved(levels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -109,17 +137,19 @@ def _halved(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     return halved
 
 
-def _agree(
+def _apart(
     a: NDArray[np.float32], b: NDArray[np.float32], most: NDArray[Any], least: NDArray[Any]
-) -> NDArray[np.bool_]:
-    """Whether no 2 x 2 neighbours are more than `most` levels apart, and the correlation is `least` or more."""
-    apart = np.abs(a - b)
-    blocks = (apart[:, 1:, 1:] + apart[:, :-1, 1:] + apart[:, 1:, :-1] + apart[:, :-1, :-1]) / 4
+) -> NDArray[np.float32]:
+    """How far 2 x 2 neighbours are apart at most; infinite if over `most`, or if the correlation is under `least`."""
+    differences = np.abs(a - b)
+    blocks = differences[:, 1:, 1:] + differences[:, :-1, 1:] + differences[:, 1:, :-1] + differences[:, :-1, :-1]
+    apart = blocks.max(axis=(1, 2)) / 4
     contrast, other_contrast = a.std(axis=(1, 2)), b.std(axis=(1, 2))
     covariance = (a * b).mean(axis=(1, 2)) - a.mean(axis=(1, 2)) * b.mean(axis=(1, 2))
-    agree: NDArray[np.bool_] = (
-        (blocks.max(axis=(1, 2)) <= most)
+    agree = (
+        (apart <= most)
         & (np.minimum(contrast, other_contrast) >= _LEAST_CONTRAST)
         & (covariance >= least * contrast * other_contrast)
     )
-    return agree
+    found: NDArray[np.float32] = np.where(agree, apart, np.float32(np.inf))
+    return found

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from othink_mr1.data.checks import Accepted, Quarantined, examine, printable
+from othink_mr1.data.closer_look import CloserLook
 from othink_mr1.data.index import Index, opened
 from othink_mr1.data.parallel import Progress, Workers
 from othink_mr1.data.schema import QUARANTINE_SCHEMA, SPLITS, ParquetSink
@@ -109,11 +110,12 @@ def prepare(
     ):
         with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
             _read_all(task, sources, splits, index, waiting, quarantine, workers, progress)
-            settle(index, _same_content(splits))
+            look = CloserLook(waiting, workers)
+            settle(index, look, _same_content(splits))
             if fraction is not None:
                 splits["validation"] = _drawn(splits["train"])
                 draw_validation(index, fraction, seed)
-                settle_near(index, "train", "validation")
+                settle_near(index, look, "train", "validation")
             few_shot(index, settings.get("train_samples"), seed)
             _count_all(task, splits, index, waiting, quarantine)
         _refuse_holes(task, sources, splits, folder)

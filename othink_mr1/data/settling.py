@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from othink_mr1.data.copies import SIDE, Pictures, known_by, near_copies
+from othink_mr1.data.closer_look import CloserLook, Likeness
+from othink_mr1.data.copies import SIDE, Pictures, known_by, similar
 from othink_mr1.data.index import Finding, Index
+from othink_mr1.data.waiting import Place
 
 _BLOCK = 1024  # thumbnails held at a time, of each of two splits
 
@@ -27,7 +29,7 @@ class Entry(NamedTuple):
     source: str
 
 
-def settle(index: Index, same_content: Container[tuple[str, str]] = ()) -> None:
+def settle(index: Index, look: CloserLook, same_content: Container[tuple[str, str]] = ()) -> None:
     """Notes repeats and conflicts within a split, and leaks between the splits that were given.
 
     Args:
@@ -45,7 +47,7 @@ def settle(index: Index, same_content: Container[tuple[str, str]] = ()) -> None:
     )
     index.note(find_repeats(entries, same_content))
     for split, against in (("validation", "test"), ("train", "test"), ("train", "validation")):
-        settle_near(index, split, against, stays=(split, against) in same_content)
+        settle_near(index, look, split, against, stays=(split, against) in same_content)
 
 
 def find_repeats(entries: Iterable[Entry], same_content: Container[tuple[str, str]] = ()) -> Iterator[Finding]:
@@ -72,7 +74,7 @@ def find_repeats(entries: Iterable[Entry], same_content: Container[tuple[str, st
                 yield from (Finding(split, entry.position, *repeat) for entry in found[1:])
 
 
-def settle_near(index: Index, split: str, against: str, stays: bool = False) -> None:
+def settle_near(index: Index, look: CloserLook, split: str, against: str, stays: bool = False) -> None:
     """Notes the rows on their way to `split` whose picture is a near copy of one in `against`, asked the same."""
     questions = index.ask(
         "SELECT question FROM rows WHERE place = ? INTERSECT SELECT question FROM rows WHERE place = ?", split, against
@@ -81,17 +83,26 @@ def settle_near(index: Index, split: str, against: str, stays: bool = False) -> 
         for others in _blocks(index, against, question):
             known = _pictures(others)
             for rows in _blocks(index, split, question):
-                copies = near_copies(_pictures(rows), known)
                 index.note(
                     Finding(
-                        split=rows[i].split,
-                        position=rows[i].position,
+                        split=row.split,
+                        position=row.position,
                         reason=f"leaks_from_{against}",
-                        detail=f"its picture is a near copy of that of {others[j].source}",
+                        detail=f"its picture is a near copy of that of {other.source}",
                         stays=stays,
                     )
-                    for i, j in copies.items()
+                    for row, other in _copies(rows, _pictures(rows), others, known, look)
                 )
+
+
+def _copies(
+    rows: list["_Row"], pictures: Pictures, others: list["_Row"], known: Pictures, look: CloserLook
+) -> Iterator[tuple["_Row", "_Row"]]:
+    found = similar(pictures, known)
+    likenesses = (Likeness(rows[row].picture, [others[other].picture for other in like]) for row, like in found.items())
+    for (row, like), first in zip(found.items(), look.first_copies(likenesses), strict=True):
+        if first is not None:
+            yield rows[row], others[like[first]]
 
 
 class _Row(NamedTuple):
@@ -101,14 +112,21 @@ class _Row(NamedTuple):
     source: str
     side: int
     thumbnail: bytes
+    file: str
+    start: int
+    length: int
+
+    @property
+    def picture(self) -> Place:
+        return Place(self.file, self.start, self.length)
 
 
 def _blocks(index: Index, place: str, question: str) -> Iterator[list[_Row]]:
     """The rows with a question that go to a split, some at a time: what is noted of one block is true for the next."""
     last = 0
     while block := index.ask(
-        "SELECT number, split, position, source, min(width, height), thumbnail FROM rows "
-        "WHERE place = ? AND question = ? AND number > ? ORDER BY number LIMIT ?",
+        "SELECT number, split, position, source, min(width, height), thumbnail, file, start, length "
+        "FROM rows WHERE place = ? AND question = ? AND number > ? ORDER BY number LIMIT ?",
         *(place, question, last, _BLOCK),
     ).fetchall():
         yield [_Row._make(row) for row in block]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from othink_mr1.data.prepare import Prepared
 from othink_mr1.data.schema import SCHEMA, ParquetSink
@@ -28,6 +28,15 @@ def plain(number: int = 0, size: tuple[int, int] = (40, 32)) -> Image.Image:
 
 def png(number: int = 0, size: tuple[int, int] = (40, 32)) -> bytes:
     return encoded(plain(number, size))
+
+
+def drawing(label: str) -> Image.Image:
+    """A triangle with a label too small for a thumbnail to show what it says."""
+    picture = Image.new("RGB", (320, 240), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.polygon([(20, 220), (300, 220), (160, 30)], outline="black")
+    draw.text((50, 195), label, fill="black", font_size=20)
+    return picture
 
 
 def write_jsonl(folder: Path, rows: Iterable[Any], name: str = "rows.jsonl") -> Path:

@@ -1,18 +1,22 @@
 """The rows beside each other: repeats, conflicts, leaks."""
 
 from collections.abc import Container, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from makers import drawing, encoded
 from PIL import Image
 
 from othink_mr1.data.checks import Accepted
+from othink_mr1.data.closer_look import CloserLook
 from othink_mr1.data.copies import thumbnail
 from othink_mr1.data.index import Index, opened
+from othink_mr1.data.parallel import Workers
 from othink_mr1.data.settling import settle, settle_near
 from othink_mr1.data.synthetic import counting
-from othink_mr1.data.waiting import Place
+from othink_mr1.data.waiting import Arrivals, waiting_room
 
 PLAIN = Image.new("RGB", (64, 64), (200, 200, 200))
 Row = tuple[str, str, str]  # pixels, question, answer
@@ -20,23 +24,32 @@ Row = tuple[str, str, str]  # pixels, question, answer
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    with opened(tmp_path / "index.sqlite") as made:
+    with waiting_room(tmp_path / "waiting"), opened(tmp_path / "index.sqlite") as made:
         yield made
 
 
+def waiting(index: Index) -> Path:
+    return index.path.parent / "waiting"
+
+
+def look(index: Index) -> CloserLook:
+    return CloserLook(waiting(index), Workers(1))
+
+
 def add(index: Index, split: str, rows: Sequence[Row], pictures: Sequence[Image.Image] = ()) -> None:
-    for position, (pixels, problem, answer) in enumerate(rows):
-        picture = pictures[position] if pictures else PLAIN
-        source = f"{split}:{position}"
-        row: dict[str, Any] = {
-            "split": split,
-            "sample_id": source,
-            "source": source,
-            "problem": problem,
-            "answer": answer,
-        }
-        row |= {"thinking": "", "image": Place("none", 0, 0)}
-        index.add(position, Accepted(row, pixels, *picture.size, thumbnail(picture), encoded_anew=False))
+    with closing(Arrivals(waiting(index))) as arrivals:
+        for position, (pixels, problem, answer) in enumerate(rows):
+            picture = pictures[position] if pictures else PLAIN
+            source = f"{split}:{position}"
+            row: dict[str, Any] = {
+                "split": split,
+                "sample_id": source,
+                "source": source,
+                "problem": problem,
+                "answer": answer,
+            }
+            row |= {"thinking": "", "image": arrivals.add(encoded(picture))}
+            index.add(position, Accepted(row, pixels, *picture.size, thumbnail(picture), encoded_anew=False))
 
 
 def found(index: Index, stays: bool = False) -> dict[tuple[str, int], tuple[str, str]]:
@@ -51,7 +64,7 @@ def settled(
     for split, rows in splits.items():
         add(index, split, rows)
     index.finish()
-    settle(index, same_content)
+    settle(index, look(index), same_content)
     gone = set(index.ask("SELECT split, position FROM rows WHERE place IS NULL"))
     assert gone == set(found(index))
     return found(index)
@@ -132,6 +145,12 @@ def test_a_validation_split_that_was_drawn_is_kept_clean_too(index: Index) -> No
     add(index, "train", [("a", "q", "1"), ("b", "q", "1")], pictures)
     assert not settled(index)
     index.ask("UPDATE rows SET place = 'validation' WHERE position = 1")
-    settle_near(index, "train", "validation")
+    settle_near(index, look(index), "train", "validation")
     why = ("leaks_from_validation", "its picture is a near copy of that of train:1")
     assert found(index) == {("train", 0): why}
+
+
+def test_drawings_for_one_question_with_another_number_in_them_are_no_copies(index: Index) -> None:
+    add(index, "test", [("a", "q", "1")], [drawing("50")])
+    add(index, "train", [("b", "q", "1"), ("c", "q", "1")], [drawing("60"), drawing("50").resize((160, 120))])
+    assert set(settled(index)) == {("train", 1)}

@@ -16,19 +16,16 @@ from PIL import Image, ImageFont
 Point = tuple[float, float]
 Ink = NDArray[np.float64]
 
-_STEP = 5  # degrees between the entries of the table
-_COS = [round(math.cos(math.radians(_STEP * k)), 12) for k in range(360 // _STEP)]
+_COS = [round(math.cos(math.radians(degrees)), 12) for degrees in range(360)]
 
 
 def cos(degrees: int) -> float:
-    """Cosine of a multiple of 5 degrees, to 12 digits."""
-    if degrees % _STEP:
-        raise ValueError(f"{degrees} is not a multiple of {_STEP} degrees")
-    return _COS[degrees % 360 // _STEP]
+    """Cosine of whole degrees, to 12 digits."""
+    return _COS[degrees % 360]
 
 
 def sin(degrees: int) -> float:
-    """Sine of a multiple of 5 degrees, to 12 digits."""
+    """Sine of whole degrees, to 12 digits."""
     return cos(degrees - 90)
 
 
@@ -45,7 +42,7 @@ class Figure:
     unnamed: str = ""  # points without a letter in the picture
 
     def turned(self, degrees: int, mirrored: bool) -> "Figure":
-        """The figure, mirrored or not, then turned anticlockwise by a multiple of 5 degrees."""
+        """The figure, mirrored or not, then turned anticlockwise."""
         c, s, sign = cos(degrees), sin(degrees), -1 if mirrored else 1
         points = {name: (sign * x * c - y * s, sign * x * s + y * c) for name, (x, y) in self.points.items()}
         return Figure(points, self.lines, self.circle, self.arcs, self.right_angles, self.lengths, self.unnamed)

@@ -229,7 +229,7 @@ def scene(seed: int, index: int, split: str, image_size: int) -> dict[str, Any]:
         raise ValueError(f"image_size {image_size} is under 48: the letters could not be read")
     rng = scene_rng(_TASK_ID, seed, index, split)
     problem = KINDS[int(rng.integers(len(KINDS)))](rng, bool(rng.integers(2)))
-    figure = problem.figure.turned(5 * int(rng.integers(72)), mirrored=bool(rng.integers(2)))
+    figure = problem.figure.turned(int(rng.integers(360)), mirrored=bool(rng.integers(2)))
     width, darkness, right, down = rng.random(4).tolist()
     pen = Pen(half_width=image_size / 128 * (0.35 + 0.55 * width), darkness=0.7 + 0.3 * darkness)
     image, places = pen.draw(figure, image_size, (right, down))
