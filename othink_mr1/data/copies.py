@@ -15,6 +15,7 @@ What they find and what not, in figures: docs/data.md. A copy of a drawing made 
 without averaging, is mostly missed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ _MOST_OTHERS = 4  # that a row is held against more closely
 _LEAST_CLOSE, _MOST_CLOSE = 96, 256
 _MOST_APART, _MOST_APART_SMALL = 25.0, 32.0
 _PAIRS = 512  # compared at a time: 512 x 2304 levels, some 5 MB as floats
+_COARSE_PAIRS = 2**14  # the same at 6 x 6
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,28 @@ def known_by(thumbnails: NDArray[np.uint8], sides: NDArray[np.int32]) -> Picture
 
 def similar(rows: Pictures, others: Pictures) -> dict[int, list[int]]:
     """The rows whose thumbnails agree with those of others, each with up to four of these, the most alike first."""
-    candidates = np.argwhere(rows.signs @ others.signs.T >= 63 - 2 * _MOST_BITS)
+    pairs = np.argwhere(rows.signs @ others.signs.T >= 63 - 2 * _MOST_BITS)
+    pairs = np.concatenate([_coarsely_alike(rows, others, some) for some in _in_parts(pairs, _COARSE_PAIRS)])
     found: dict[int, list[tuple[float, int]]] = {}
-    for start in range(0, len(candidates), _PAIRS):
-        pairs = candidates[start : start + _PAIRS]
-        # What agrees in 2 x 2 neighbours agrees in the mean of larger blocks, and those are few.
-        apart = np.abs(rows.coarse[pairs[:, 0]] - others.coarse[pairs[:, 1]]).max(axis=1)
-        pairs = pairs[apart <= _MOST_LEVELS_TINY]
-        differences = _differences(rows, pairs[:, 0], others, pairs[:, 1])
+    for some in _in_parts(pairs, _PAIRS):
+        differences = _differences(rows, some[:, 0], others, some[:, 1])
         agree = np.isfinite(differences)
-        for (row, other), difference in zip(pairs[agree].tolist(), differences[agree].tolist(), strict=True):
+        for (row, other), difference in zip(some[agree].tolist(), differences[agree].tolist(), strict=True):
             best = sorted([*found.get(row, []), (difference, other)])
             found[row] = best[:_MOST_OTHERS]
     return {row: [other for _, other in best] for row, best in found.items()}
+
+
+def _in_parts(pairs: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    """At least one part, though an empty one."""
+    return (pairs[start : start + size] for start in range(0, max(1, len(pairs)), size))
+
+
+def _coarsely_alike(rows: Pictures, others: Pictures, pairs: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Those of some pairs, (n, 2), that can be alike: what agrees in 2 x 2 neighbours agrees in the mean of blocks."""
+    apart = np.abs(rows.coarse[pairs[:, 0]] - others.coarse[pairs[:, 1]]).max(axis=1)
+    alike: NDArray[np.intp] = pairs[apart <= _MOST_LEVELS_TINY]
+    return alike
 
 
 def same_drawing(one: Image.Image, other: Image.Image) -> bool:
