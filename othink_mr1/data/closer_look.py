@@ -1,14 +1,16 @@
 """A closer look at rows whose thumbnails agree: their pictures, from where they wait, held against each other."""
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from othink_mr1.data.copies import same_drawing
 from othink_mr1.data.parallel import Workers
-from othink_mr1.data.reading import decode
 from othink_mr1.data.waiting import Departures, Place
 
 
@@ -33,6 +35,11 @@ class CloserLook:
 
 def _first_copy(likeness: Likeness, waiting: Path) -> int | None:
     with closing(Departures(waiting)) as pictures:
-        one = decode(pictures.get(likeness.picture))
+        one = _grey(pictures.get(likeness.picture))
         others = enumerate(likeness.others)
-        return next((number for number, other in others if same_drawing(one, decode(pictures.get(other)))), None)
+        return next((number for number, other in others if same_drawing(one, _grey(pictures.get(other)))), None)
+
+
+def _grey(encoded: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(encoded)) as picture:
+        return picture.convert("L")

@@ -97,7 +97,7 @@ def _coarsely_alike(rows: Pictures, others: Pictures, pairs: NDArray[np.intp]) -
 
 
 def same_drawing(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two RGB pictures whose thumbnails agree do so when they are looked at more closely."""
+    """Whether two pictures, RGB or grey, whose thumbnails agree do so when they are looked at more closely."""
     smaller = min(one, other, key=lambda picture: min(picture.size))
     side = min(smaller.size)
     scale = min(1.0, min(max(_LEAST_CLOSE, side / 2), _MOST_CLOSE) / side)
