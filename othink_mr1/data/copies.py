@@ -2,14 +2,17 @@
 
 Three looks, each at fewer pairs than the one before.
 
-- A picture is known by its thumbnail, 48 x 48 levels of grey. A perceptual hash of it (the signs of its 63 lowest DCT
-  coefficients, after pHash) names the candidates; alone it would call many scenes on one background the same.
+- A picture is known by its thumbnail, 48 x 48 levels of grey. A perceptual hash of it (whether its 63 lowest DCT
+  coefficients are above their median, after pHash) names the candidates; alone it would call many scenes on one
+  background the same. A coefficient close to the median counts as either: in a symmetric drawing most of them are.
 - `similar`: the thumbnails have to rise and fall together, and nowhere may 2 x 2 neighbours differ much, for encoding
   and scaling change every part a little, another scene some part a lot. Where one of the two pictures is small it has
   no 48 x 48 levels of its own: then they are compared at 24 x 24, and where it is smaller than the thumbnail more may
   differ.
 - `same_drawing`: the pictures themselves, at half the scale of the smaller one. A number that is another one, or a
   line that is drawn thicker, shows there.
+
+All of it is arithmetic of whole numbers, exact in any order: the same rows go on every machine.
 
 What they find and what not, in figures: docs/data.md. A copy of a drawing made by leaving out every other pixel,
 without averaging, is mostly missed.
@@ -25,6 +28,8 @@ from PIL import Image
 
 SIDE = 48
 _MOST_BITS = 20
+_UNIT = 4096  # cosines are whole multiples of 1 / _UNIT
+_NEAR_MEDIAN = 64 * _UNIT**2  # some levels of noise in the thumbnail move a coefficient as far
 _LEAST_CONTRAST = 1.5  # standard deviation: a picture of one colour has no shape to know it by
 _SMALL = 2 * SIDE  # pixels of the shorter side: from there on each level is a mean of 2 x 2 pixels or more
 # How much 2 x 2 neighbours may differ, and how well all levels have to agree. Less at 24 x 24, where each level is the
@@ -48,7 +53,7 @@ class Pictures:
 
     thumbnails: NDArray[np.uint8]  # (n, SIDE * SIDE)
     sides: NDArray[np.int32]  # (n,), the shorter one, pixels
-    signs: NDArray[np.float32]  # (n, 63), the hash as 1 and -1: a product of two counts the bits that they share
+    signs: NDArray[np.float32]  # (n, 63), the hash: 1 above the median, -1 below, 0 for either
     coarse: NDArray[np.float32]  # (n, 6 * 6), the thumbnails at 6 x 6
 
 
@@ -60,19 +65,22 @@ def thumbnail(picture: Image.Image) -> bytes:
 def known_by(thumbnails: NDArray[np.uint8], sides: NDArray[np.int32]) -> Pictures:
     """What is known of pictures with these thumbnails, (n, SIDE * SIDE), and shorter sides, (n,)."""
     both = len(_TRANSFORM)
-    levels = thumbnails.reshape(-1, SIDE).astype(np.float32)
+    levels = thumbnails.reshape(-1, SIDE).astype(np.float64)
     across = (levels @ _TRANSFORM.T).reshape(-1, SIDE, both).transpose(0, 2, 1)
     down = (across.reshape(-1, SIDE) @ _TRANSFORM.T).reshape(-1, both, both)
     coefficients = down[:, :8, :8].reshape(-1, 64)[:, 1:]  # the first is the mean
-    above = coefficients > np.partition(coefficients, 31, axis=1)[:, 31:32]  # the median
-    signs = np.where(above, np.float32(1), np.float32(-1))
-    coarse = down[:, 8:, 8:].reshape(-1, _COARSE**2).astype(np.float32, copy=False)
+    above = coefficients - np.partition(coefficients, 31, axis=1)[:, 31:32]  # the median
+    signs = np.where(np.abs(above) <= _NEAR_MEDIAN, 0, np.sign(above)).astype(np.float32)
+    coarse = (down[:, 8:, 8:].reshape(-1, _COARSE**2) / (SIDE // _COARSE) ** 2).astype(np.float32)
     return Pictures(thumbnails, sides, signs, coarse)
 
 
 def similar(rows: Pictures, others: Pictures) -> dict[int, list[int]]:
     """The rows whose thumbnails agree with those of others, each with up to four of these, the most alike first."""
-    pairs = np.argwhere(rows.signs @ others.signs.T >= 63 - 2 * _MOST_BITS)
+    signs, other_signs = rows.signs, others.signs.T
+    # Where both are known a product is 1 or -1: this is twice the number of bits that differ.
+    differ = np.abs(signs) @ np.abs(other_signs) - signs @ other_signs
+    pairs = np.argwhere(differ <= 2 * _MOST_BITS)
     pairs = np.concatenate([_coarsely_alike(rows, others, some) for some in _in_parts(pairs, _COARSE_PAIRS)])
     found: dict[int, list[tuple[float, int]]] = {}
     for some in _in_parts(pairs, _PAIRS):
@@ -114,11 +122,13 @@ def _smooth(grey: Image.Image) -> NDArray[np.float32]:
     return smooth
 
 
-def _transform() -> NDArray[np.float32]:
-    """The first 8 rows of the DCT-II, not normalised, and the means over a sixth of the side: (14, SIDE)."""
-    cosines = np.cos(np.arange(8)[:, None] * (np.arange(SIDE) + 0.5) * (np.pi / SIDE))
-    means = np.repeat(np.eye(_COARSE), SIDE // _COARSE, axis=1) * (_COARSE / SIDE)
-    return np.concatenate([cosines, means]).astype(np.float32)
+def _transform() -> NDArray[np.float64]:
+    """The first 8 rows of the DCT-II, not normalised, times _UNIT, and the sums over sixths of the side: (14, SIDE).
+
+    They are whole, and so are their sums over thumbnails, far below 2^53.
+    """
+    cosines = np.rint(_UNIT * np.cos(np.arange(8)[:, None] * (np.arange(SIDE) + 0.5) * (np.pi / SIDE)))
+    return np.concatenate([cosines, np.repeat(np.eye(_COARSE), SIDE // _COARSE, axis=1)])
 
 
 _TRANSFORM = _transform()
@@ -126,41 +136,53 @@ _TRANSFORM = _transform()
 
 def _differences(
     rows: Pictures, which: NDArray[np.intp], others: Pictures, which_others: NDArray[np.intp]
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """How much the thumbnails of each pair differ where they differ most, (n,); infinite where they do not agree."""
     a, b = (
-        pictures.thumbnails[chosen].reshape(-1, SIDE, SIDE).astype(np.float32)
+        pictures.thumbnails[chosen].reshape(-1, SIDE, SIDE).astype(np.int32)
         for pictures, chosen in ((rows, which), (others, which_others))
     )
     sides = np.minimum(rows.sides[which], others.sides[which_others])
     small, tiny = sides < _SMALL, sides < SIDE
     most = np.select([tiny, small], [_MOST_LEVELS_TINY, _MOST_LEVELS_SMALL], _MOST_LEVELS)
     least = np.where(tiny, _LEAST_CORRELATION_TINY, _LEAST_CORRELATION)
-    apart = np.empty(len(a), dtype=np.float32)
+    apart = np.empty(len(a))
     apart[~small] = _apart(a[~small], b[~small], most[~small], least[~small])
-    apart[small] = _apart(_halved(a[small]), _halved(b[small]), most[small], least[small])
+    apart[small] = _apart(_halved(a[small]), _halved(b[small]), 4 * most[small], least[small], 4) / 4
     return apart
 
 
-def _halved(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The means of 2 x 2 levels, (n, SIDE / 2, SIDE / 2)."""
-    halved: NDArray[np.float32] = levels.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4), dtype=np.float32)
+def _halved(levels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The sums of 2 x 2 levels, (n, SIDE / 2, SIDE / 2)."""
+    halved: NDArray[np.int32] = levels.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).sum(axis=(2, 4), dtype=np.int32)
     return halved
 
 
 def _apart(
-    a: NDArray[np.float32], b: NDArray[np.float32], most: NDArray[Any], least: NDArray[Any]
-) -> NDArray[np.float32]:
-    """How far 2 x 2 neighbours are apart at most; infinite if over `most`, or if the correlation is under `least`."""
+    a: NDArray[np.int32], b: NDArray[np.int32], most: NDArray[Any], least: NDArray[Any], unit: int = 1
+) -> NDArray[np.float64]:
+    """How far 2 x 2 neighbours are apart at most; infinite if over `most`, or if the correlation is under `least`.
+
+    Args:
+        unit: how many of the levels in `a` and `b` are one level of grey.
+    """
     differences = np.abs(a - b)
     blocks = differences[:, 1:, 1:] + differences[:, :-1, 1:] + differences[:, 1:, :-1] + differences[:, :-1, :-1]
     apart = blocks.max(axis=(1, 2)) / 4
-    contrast, other_contrast = a.std(axis=(1, 2)), b.std(axis=(1, 2))
-    covariance = (a * b).mean(axis=(1, 2)) - a.mean(axis=(1, 2)) * b.mean(axis=(1, 2))
+    variance, other_variance, covariance = _products(a, a), _products(b, b), _products(a, b)
+    least_variance = (_LEAST_CONTRAST * unit * a.shape[1] * a.shape[2]) ** 2
     agree = (
         (apart <= most)
-        & (np.minimum(contrast, other_contrast) >= _LEAST_CONTRAST)
-        & (covariance >= least * contrast * other_contrast)
+        & (np.minimum(variance, other_variance) >= least_variance)
+        & (covariance >= least * np.sqrt(variance.astype(np.float64) * other_variance))
     )
-    found: NDArray[np.float32] = np.where(agree, apart, np.float32(np.inf))
+    found: NDArray[np.float64] = np.where(agree, apart, np.inf)
     return found
+
+
+def _products(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The covariances of n pairs, (n,), times the square of the number of their levels."""
+    sums, other_sums = (levels.sum(axis=(1, 2), dtype=np.int64) for levels in (a, b))
+    products = np.einsum("nij,nij->n", a, b, dtype=np.int64)
+    covariances: NDArray[np.int64] = a.shape[1] * a.shape[2] * products - sums * other_sums
+    return covariances

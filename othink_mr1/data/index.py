@@ -70,6 +70,7 @@ class Index:
             self._connection.execute(f"PRAGMA {setting}")
         self._connection.executescript(_TABLES)
         self._connection.create_function("rank", -1, rank, deterministic=True)
+        self._connection.create_function("share", -1, share, deterministic=True)
         self._new: list[tuple[Any, ...]] = []
 
     def add(self, position: int, accepted: Accepted) -> None:
@@ -188,3 +189,8 @@ def opened(path: Path) -> Iterator[Index]:
 def rank(*parts: object) -> str:
     """A place in a random order that depends on nothing but `parts`."""
     return hashlib.sha256("\0".join(str(part) for part in parts).encode()).hexdigest()
+
+
+def share(*parts: object) -> float:
+    """A random number, 0 to 1, that depends on nothing but `parts`."""
+    return int(rank(*parts)[:12], 16) / 16**12

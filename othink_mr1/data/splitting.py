@@ -30,10 +30,11 @@ def draw_validation(index: Index, fraction: float, seed: int) -> None:
 
 
 def few_shot(index: Index, samples: int | None, seed: int) -> None:
-    """Leaves `samples` rows in train (all, if None or more than there are), each answer by its share.
+    """Leaves `samples` rows in train (all, if None or more than there are), each answer by its share, give or take one.
 
     A larger number contains the smaller one: the rows of each answer are put in a random order and spread evenly over
-    0 to 1, and the subset is everything below a line that rises with `samples`.
+    0 to 1, from a random start, and the subset is everything below a line that rises with `samples`. The start gives
+    answers that are too rare to be due a row the chance that is due to them.
     """
     if samples is None:
         return
@@ -43,13 +44,14 @@ def few_shot(index: Index, samples: int | None, seed: int) -> None:
             SELECT number, answer, rank('few-shot', ?, sample_id) AS draw FROM rows WHERE place = 'train'
         ), spread AS (
             SELECT number, draw,
-                (row_number() OVER (PARTITION BY answer ORDER BY draw, number) - 0.5)
+                (row_number() OVER (PARTITION BY answer ORDER BY draw, number) - share('few-shot', ?, answer))
                     / count(*) OVER (PARTITION BY answer) AS line
             FROM ranked
         )
         UPDATE rows SET place = NULL WHERE place = 'train'
             AND number NOT IN (SELECT number FROM spread ORDER BY line, draw, number LIMIT ?)
         """,
+        seed,
         seed,
         samples,
     )

@@ -1,13 +1,16 @@
 """Copies of pictures are found, different pictures are not: 22 ways to copy, a thousand scenes."""
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 from makers import drawing, encoded, plain
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from othink_mr1.data.copies import Pictures, known_by, same_drawing, similar, thumbnail
 from othink_mr1.data.synthetic import counting, geometry
@@ -77,6 +80,43 @@ def test_every_copy_of_a_scene_is_found_and_points_to_its_own_scene(task: str, s
     for name, copy in COPIES.items():
         found = near_copies([read(copy(picture)) for picture in pictures], pictures)
         assert found == {index: index for index in range(len(pictures))}, name
+
+
+def square(half: int, size: int) -> Image.Image:
+    """A square in the middle: most coefficients of so symmetric a drawing are alike."""
+    picture = Image.new("RGB", (size, size), "white")
+    corners = (size // 2 - half, size // 2 - half, size // 2 + half - 1, size // 2 + half - 1)
+    ImageDraw.Draw(picture).rectangle(corners, outline="black", width=3)
+    return picture
+
+
+@pytest.mark.parametrize("size", [96, 200])
+def test_every_copy_of_a_symmetric_drawing_is_found(size: int) -> None:
+    pictures = [square(half, size) for half in range(size // 6, size // 2 - 5, 3)]
+    for name in ("jpeg 75", "jpeg 50", "webp 50", "0.75 LANCZOS", "1.5 LANCZOS"):
+        found = near_copies([read(COPIES[name](picture)) for picture in pictures], pictures)
+        assert set(found) == set(range(len(pictures))), name
+
+
+def test_no_processor_sees_other_copies() -> None:
+    """OpenBLAS sums in another order on each kind."""
+    program = (
+        "import hashlib, numpy as np; from othink_mr1.data.copies import known_by; "
+        "some = np.random.default_rng(0).integers(0, 256, (300, 2304), dtype=np.uint8); "
+        "known = known_by(np.concatenate([some, (some | some[:, ::-1])]), np.full(600, 100, np.int32)); "
+        "print(hashlib.sha256(known.signs.tobytes() + known.coarse.tobytes()).hexdigest())"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "OPENBLAS_CORETYPE": kind},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for kind in ("Haswell", "Sandybridge")
+    }
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("task", list(SCENES))
