@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 import yaml
+from huggingface_hub import constants
 from makers import plain, png
 
 from othink_mr1 import config
@@ -123,6 +124,34 @@ def test_a_row_names_no_picture_outside_its_folder(tmp_path: Path) -> None:
     plain_kinds = {**R1V, "image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
     folder = dataset(tmp_path / "hostile", values, plain_kinds)
     assert [one.failure and one.failure[0] for one in read(folder)] == ["picture_outside", "picture_missing"]
+
+
+def test_a_row_names_no_picture_but_those_that_were_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, downloads = tmp_path / "home", tmp_path / "home" / "datasets" / "downloads"
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", downloads)
+    repository = home / "hub" / "datasets--owner--clevr"
+    for folder in (repository / "blobs", repository / "snapshots" / "abc", downloads):
+        folder.mkdir(parents=True)
+    (home / "token").write_bytes(png())  # a picture, so that nothing but its place speaks against it
+    (repository / "blobs" / "0123").write_bytes(png(1))
+    (repository / "snapshots" / "abc" / "1.png").symlink_to("../../blobs/0123")
+    (repository / "snapshots" / "abc" / "2.png").symlink_to(home / "token")
+    (downloads / "3").write_bytes(png(3))
+    fetched = [repository / "snapshots" / "abc" / "1.png", downloads / "3"]
+    outside = [home / "token", "token", "../token", downloads / ".." / ".." / "token", fetched[0].with_name("2.png")]
+    missing = [downloads / "absent.png", "a\0b.png"]
+    names = [str(name) for name in (*fetched, *outside, *missing)]
+    values = {**rows(len(names)), "image": [{"bytes": None, "path": name} for name in names]}
+    paths = {**R1V, "image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    dataset(tmp_path / "owner" / "clevr", values, paths)
+    monkeypatch.chdir(tmp_path)  # see the last test
+    source = open_source(Request("counting", "train", {"source": "hub", "name": "owner/clevr"}, 0))
+    found = [row for job in source.jobs for row in job()]
+    assert [one.picture for one in found[:2]] == [png(1), png(3)]
+    told = [one.failure and one.failure[0] for one in found[2:]]
+    assert told == ["picture_outside"] * len(outside) + ["picture_missing"] * len(missing)
 
 
 def test_from_a_dataset_to_splits_and_none_is_lost(tmp_path: Path) -> None:

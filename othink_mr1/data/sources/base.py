@@ -1,7 +1,7 @@
 """What every source is asked and gives, and how a row's picture and columns are found."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -117,8 +117,12 @@ def raw_row(split: str, source: str, values: Mapping[str, Any], picture: Callabl
         return RawRow(split=split, source=source, failure=(why.reason, why.detail), **texts)
 
 
-def picture_bytes(folder: Path, name: Any) -> bytes:
+def picture_bytes(folder: Path, name: Any, inside: Collection[Path] | None = None) -> bytes:
     """The bytes of a picture inside `folder`; a name that leads out of it, by `..` or by a link, is refused.
+
+    Args:
+        folder: what a relative name is relative to.
+        inside: folders without links in their paths, in one of which the picture has to lie; `folder` if None.
 
     Raises:
         RowError: the row's own fault.
@@ -129,8 +133,8 @@ def picture_bytes(folder: Path, name: Any) -> bytes:
     shown = ascii(name)[:100]
     try:
         path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise RowError("picture_outside", f"{shown} leads out of the folder of the data file")
+        if not any(path.is_relative_to(place) for place in ([folder.resolve()] if inside is None else inside)):
+            raise RowError("picture_outside", f"{shown} leads out of the folder of the data")
         if not path.is_file():
             raise RowError("picture_missing", f"no file {shown} beside the data file")
         if path.stat().st_size > _MOST_BYTES:

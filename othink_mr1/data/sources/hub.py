@@ -8,7 +8,7 @@ is. Code that a dataset may bring is never run (`datasets` has no way to from ve
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from othink_mr1.errors import UserError
 if TYPE_CHECKING:
     import datasets
 
+_Look = Callable[[Any], bytes]  # from the name of a picture to its bytes
 # The columns of the datasets that the paper's models and those of R1-V were trained on.
 _COLUMNS = {
     "leonardPKU/clevr_cogen_a_train": ("image", "problem", "solution"),
@@ -41,14 +42,19 @@ def hub(request: Request) -> Source:
     loaded = _load_dataset(request, name)
     needed = _COLUMNS.get(name, ("image", "problem"))
     columns = our_columns(request, f"the dataset {printable(name)}", loaded.column_names, needed)
-    inside = _cache() if folder is None else folder
+    # A picture that lies beside the dataset's files: a row cannot name any other file of this machine.
+    look = (
+        partial(picture_bytes, Path("/"), inside=_fetched_folders())
+        if folder is None
+        else partial(picture_bytes, folder)
+    )
     shown = str(printable(name if folder is None else folder.name))
     revision = _revision(loaded) if folder is None else None
     if folder is None and settings.get("revision") is None:
         _warn_unpinned(request, name, revision)
     return Source(
         "hub",
-        _jobs(request, loaded, columns, inside, shown),
+        _jobs(request, loaded, columns, look, shown),
         len(loaded),
         licence=loaded.info.license or None,
         digest=settings.get("sha256"),
@@ -84,18 +90,18 @@ def _load_dataset(request: Request, name: str) -> "datasets.Dataset":
 
 
 def _jobs(
-    request: Request, loaded: "datasets.Dataset", columns: Mapping[str, str], inside: Path, shown: str
+    request: Request, loaded: "datasets.Dataset", columns: Mapping[str, str], look: _Look, shown: str
 ) -> Iterator[Job]:
     # Names of files, no rows. Whoever reads some maps the files into memory for them alone: pages that were read count
     # as used for as long as the files are mapped.
     files = pickle.dumps(loaded.select_columns(list(columns.values())).with_format("arrow"))
     for start in range(0, len(loaded), ROWS):
         part = range(start, min(start + ROWS, len(loaded)))
-        yield partial(_read_rows, request, files, part, dict(columns), inside, shown)
+        yield partial(_read_rows, request, files, part, dict(columns), look, shown)
 
 
 def _read_rows(
-    request: Request, files: bytes, part: range, columns: Mapping[str, str], inside: Path, shown: str
+    request: Request, files: bytes, part: range, columns: Mapping[str, str], look: _Look, shown: str
 ) -> list[RawRow]:
     try:
         table = pickle.loads(files)[part.start : part.stop]  # pickled by _jobs
@@ -104,17 +110,16 @@ def _read_rows(
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{request.key}: the dataset {shown} cannot be read after row {part.start} ({why})") from None
     ours = ({ours: row[theirs] for ours, theirs in columns.items()} for row in rows)
-    return [_read_row(request.split, f"{shown}:{number}", inside, row) for number, row in zip(part, ours, strict=True)]
+    return [_read_row(request.split, f"{shown}:{number}", look, row) for number, row in zip(part, ours, strict=True)]
 
 
-def _read_row(split: str, source: str, inside: Path, values: Mapping[str, Any]) -> RawRow:
+def _read_row(split: str, source: str, look: _Look, values: Mapping[str, Any]) -> RawRow:
     picture = values["image"]
     if isinstance(picture, dict):
         picture = picture.get("bytes") or picture.get("path")
     if isinstance(picture, bytes):
         return raw_row(split, source, values, lambda: picture)
-    # A picture that lies beside the dataset's files: a row cannot name any other file of this machine.
-    return raw_row(split, source, values, partial(picture_bytes, inside, picture))
+    return raw_row(split, source, values, partial(look, picture))
 
 
 def _revision(loaded: "datasets.Dataset") -> str | None:
@@ -128,10 +133,13 @@ def _fetched(loaded: "datasets.Dataset") -> float | None:
     return max((Path(file["filename"]).stat().st_mtime for file in loaded.cache_files), default=None)
 
 
-def _cache() -> Path:
-    from huggingface_hub.constants import HF_HOME
+def _fetched_folders() -> list[Path]:
+    """Where `datasets` puts files that it fetches: never all of HF_HOME, which holds the user's token as well."""
+    import datasets
+    from huggingface_hub import constants
 
-    return Path(HF_HOME)
+    of_hub = Path(constants.HF_HUB_CACHE).glob("datasets--*")
+    return [path.resolve() for path in (*of_hub, Path(datasets.config.DOWNLOADED_DATASETS_PATH))]
 
 
 def _warn_unpinned(request: Request, name: str, revision: str | None) -> None:
