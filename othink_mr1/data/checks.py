@@ -6,18 +6,25 @@ what a result is measured on, so where a model can be asked at all they stay, an
 | reason | rows |
 |---|---|
 | line_not_json, row_not_object, row_not_csv, not_in_metadata | the row itself could not be read |
-| picture_missing, picture_outside | no file, or one outside the data's folder |
+| picture_missing, picture_outside | no file, or one outside the data's folder (for the hub: what was fetched from it) |
 | picture_unreadable, picture_truncated, picture_too_large, picture_too_small, picture_too_long | see `pictures` |
 | question_missing, question_too_long* | |
-| question_not_a_count* | counting: a question of CLEVR's other kinds (yes or no, which colour, shape, size, material) |
+| question_not_a_count* | counting: a question for something else, see below |
 | answer_missing* | |
 | answer_contradicts_solution* | a test row keeps the answer |
 | answer_not_a_count* | counting: anything but a whole number in digits |
 | answer_unreadable* | `answers` cannot read it back from a completion as equal to itself: nothing could score |
 | special_tokens* | chat or vision tokens inside a text would break the prompt; in a test row they are spelled apart |
+| answer_tags* | `<think>`, `</think>`, `<answer>`, `</answer>` in a question or thinking; in a test row spelled apart |
+| thinking_too_long* | |
 | text_not_unicode* | half a character, which cannot be written as UTF-8; in a test row it becomes a question mark |
 | duplicate*, conflict* | the same picture and question again: with the same answer, with another one |
 | leaks_from_test, leaks_from_validation | a train (or validation) row that is in that split too, or nearly |
+
+Not for a count is a question of CLEVR's other kinds (yes or no, which colour, shape, size, material), and an English
+one that begins with what, which, who, where, when, why, how, find, describe, explain, name or list and nowhere speaks
+of how many, of a number, a count, a total or the like. Other words and other languages may ask for a count. The tags
+around a thinking text are taken off; one in the middle would end it there for whoever reads a completion.
 
 Those with a star stay in a test split and are reported. Leaks stay, reported, where the two splits were given the very
 same data on purpose.
@@ -36,13 +43,30 @@ from othink_mr1.data.schema import sample_id
 from othink_mr1.data.solutions import answer_of, solution_of
 
 MOST_CHARACTERS = 4000  # of a question: longer ones do not fit into a prompt
+_MOST_THINKING = 16_000  # characters: some 4,000 tokens, more than a completion has room for
 _SPECIAL = re.compile(r"<\|(?=[^<>|\s]+\|>)")  # <|im_end|>, <|image_pad|>, <|vision_start|>, ...
+_TAGS = re.compile(r"<(?=/?(think|answer)\s*>)", re.IGNORECASE)
 _COUNT = re.compile(r"[0-9]{1,18}")
-_ASKS_A_COUNT = re.compile(r"\b(how many|what number|what is the (total )?number|count)\b")
-_ASKS_OTHERWISE = re.compile(
+# Of questions for something else that begin like this, "the number of" is a part: is it the same as another one?
+_CLEVRS_OTHERS = re.compile(
     r"^(is|are|do|does|did|has|have|was|were|can)\b|\b(what|which)\b.*\b(colou?r|shape|size|material)\b"
 )
+_ASKS_A_COUNT = re.compile(r"\b(how many|what number|what is the (total )?number|count)\b")
+# As a Danish word, too, "find" may begin a question for a count.
+_ENGLISH = re.compile(
+    r"^\W*(please\s+)?(what|which|who|whom|whose|where|when|why|how|find(?!.*\b(antal|hvor))|describe|explain|name|list)\b"
+)
+_OF_A_COUNT = re.compile(
+    r"\b(how (many|often)|how much (?!(is|are|was|were|do|does|did)\b)\w+|(what|which) number|numbers? of"
+    r"|count(s|ed|ing)?|total|quantity|amount|sum|tally)\b"
+)
 _MOST_KEPT_BYTES = 8_000_000  # of a quarantined picture
+# How files of the formats that `pictures` reads begin; BMP with the size of its header, for BM may begin a text.
+_BEGINS_AS_PICTURE = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF.{4}WEBP|BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|GIF8[79]a"
+    rb"|(II|MM)([*+]\0|\0[*+])",
+    re.DOTALL,
+)
 
 Complain = Callable[[str, str], None]  # takes reason and detail of what a test row may have
 
@@ -94,9 +118,11 @@ def examine(raw: RawRow, task: str) -> Accepted | Quarantined:
         if raw.failure is not None:
             raise RowError(*raw.failure)
         clean = partial(_clean, complain=complain)
-        problem = clean(_text(raw.problem, "question_missing"))
+        problem = _clean_of_tags(clean(_text(raw.problem, "question_missing")), complain)
         answer = clean(_answer(raw, complain))
-        thinking = clean(_without_tags(raw.thinking))
+        thinking = _clean_of_tags(clean(_without_tags(raw.thinking)), complain)
+        if len(thinking) > _MOST_THINKING:
+            complain("thinking_too_long", f"{len(thinking)} characters; at most {_MOST_THINKING}")
         _check_question(problem, task, complain)
         if answer:
             _check_answer(answer, task, complain)
@@ -129,8 +155,10 @@ def _check_question(problem: str, task: str, complain: Complain) -> None:
     if len(problem) > MOST_CHARACTERS:
         complain("question_too_long", f"{len(problem)} characters; at most {MOST_CHARACTERS}")
     asked = problem.lower()
-    # Whatever is not known to ask for something else may ask for a count: in other words, in another language.
-    if task == "counting" and _ASKS_OTHERWISE.search(asked) and not _ASKS_A_COUNT.search(asked):
+    if task == "counting" and (
+        (_CLEVRS_OTHERS.search(asked) and not _ASKS_A_COUNT.search(asked))
+        or (_ENGLISH.search(asked) and not _OF_A_COUNT.search(asked))
+    ):
         complain("question_not_a_count", f"{_shown(problem)}; a question such as How many items are there?")
 
 
@@ -199,23 +227,42 @@ def _clean(text: str, complain: Complain) -> str:
     return text
 
 
+def _clean_of_tags(text: str, complain: Complain) -> str:
+    """The text without tags that readers of a completion would take for its own."""
+    found = _TAGS.search(text)
+    if found is None:
+        return text
+    complain("answer_tags", f"in {_shown(text[found.start() :])}")
+    return _TAGS.sub("< ", text)
+
+
 def _shown(value: Any) -> str:
     """A value for a message: plain ASCII, at most 60 characters of it."""
     return ascii(value)[:60]
 
 
 def _quarantine_row(raw: RawRow, task: str, reason: str, detail: str) -> dict[str, Any]:
-    picture = raw.picture if raw.picture is not None and len(raw.picture) <= _MOST_KEPT_BYTES else None
+    picture = raw.picture or b""
+    why_not = _why_not_kept(picture) if picture else ""
+    if why_not:
+        detail = f"{detail}; its {len(picture)} bytes are not kept ({why_not})"
     return {
         "task": task,
         "split": raw.split,
         "source": raw.source,
         "reason": reason,
         "detail": printable(detail),
-        "image": {"bytes": picture, "path": None},
+        "image": {"bytes": None if why_not else picture or None, "path": None},
         "problem": printable(raw.problem),
         "answer": printable(raw.answer if raw.answer is not None else raw.solution),
     }
+
+
+def _why_not_kept(picture: bytes) -> str:
+    """Why the bytes stay out of the quarantine, which others may get to see; empty if they do not."""
+    if not _BEGINS_AS_PICTURE.match(picture):
+        return "they do not begin as a picture's"
+    return f"at most {_MOST_KEPT_BYTES} of a picture are" if len(picture) > _MOST_KEPT_BYTES else ""
 
 
 def printable(value: Any) -> str | None:

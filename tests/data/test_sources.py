@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from makers import png, row, write_jsonl
 
-from othink_mr1.data.checks import RawRow
+from othink_mr1.data.checks import RawRow, examine
 from othink_mr1.data.sources import Request, open_source
 from othink_mr1.errors import UserError
 
@@ -77,6 +77,14 @@ def test_a_picture_outside_the_folder_of_the_file(tmp_path: Path) -> None:
     (inside / "here.png").write_bytes(png())
     (only,) = read(write_jsonl(inside, [row(0, image_path="../inside/here.png")]))
     assert only.picture == png()
+
+
+def test_a_file_that_is_no_picture_does_not_get_into_what_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SECRET=abc")
+    (only,) = read(write_jsonl(tmp_path, [row(0, image_path=".env")]))
+    put_aside = examine(only, "counting").row
+    assert (put_aside["reason"], put_aside["image"]["bytes"]) == ("picture_unreadable", None)
+    assert "abc" not in str(put_aside)
 
 
 def test_a_ring_of_links_is_no_picture(tmp_path: Path) -> None:
