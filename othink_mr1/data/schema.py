@@ -5,12 +5,16 @@
 | sample_id | string | 32 hex digits out of the content, not the split: 16 of the pixels, 16 of task, question, answer |
 | task | string | counting, geometry |
 | split | string | train, validation, test |
-| source | string | where the row came from: `synthetic`, or `<file name>:<line>` |
+| source | string | where the row came from: `synthetic:<index>`, or `<file name>:<number>` (see below) |
 | image | struct<bytes, path> | encoded RGB picture, as the Image feature of `datasets` |
 | problem | string | the question, without the prompt's request to think |
 | solution | string | the answer as R1-V's data hold it: `<answer> 3 </answer>` |
 | answer | string | the answer alone: `3`, `70°` |
 | thinking | string | a worked way to the answer; may be empty |
+
+The numbers in `source`: of lines from 1 in JSON lines, blank ones counted; of rows from 2 in CSV, where the heading is
+1; of rows from 0 in parquet (each file by itself), in a dataset of the hub (`<dataset>:<number>`), and in `synthetic`.
+A picture that no row of a folder's metadata names has its own name there, without a number.
 """
 
 import hashlib
