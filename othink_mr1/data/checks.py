@@ -5,7 +5,7 @@ what a result is measured on, so where a model can be asked at all they stay, an
 
 | reason | rows |
 |---|---|
-| line_not_json, row_not_object, row_not_csv, not_in_metadata | the row itself could not be read |
+| line_not_json, row_not_object, row_not_csv, not_in_metadata, value_unreadable | the row itself could not be read |
 | picture_missing, picture_outside | no file, or one outside the data's folder (for the hub: what was fetched from it) |
 | picture_unreadable, picture_truncated, picture_too_large, picture_too_small, picture_too_long | see `pictures` |
 | question_missing, question_too_long* | |
@@ -34,6 +34,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -197,6 +198,8 @@ def _answer(raw: RawRow, complain: Complain) -> str:
 
 
 def _one_answer(value: Any) -> str:
+    if isinstance(value, Decimal):
+        value = str(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError("answer_missing", f"{value} is no answer")
     if isinstance(value, float) and value.is_integer():

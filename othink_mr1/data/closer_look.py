@@ -3,22 +3,31 @@
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from othink_mr1.data.copies import same_drawing
+from othink_mr1.data.copies import Close, close_size, closely, same_drawing
 from othink_mr1.data.parallel import Workers
 from othink_mr1.data.waiting import Departures, Place
 
+_AT_HAND = 512  # pictures that a process keeps at the scale of the closer look, 0.2 MB each at most if not oblong
+
+
+class Kept(NamedTuple):
+    """A picture that waits, and its width and height in pixels."""
+
+    place: Place
+    size: tuple[int, int]
+
 
 class Likeness(NamedTuple):
-    """A picture, and those that it may be a copy of."""
+    """A picture, and those that it may be a copy of, the most alike first."""
 
-    picture: Place
-    others: list[Place]
+    picture: Kept
+    others: list[Kept]
 
 
 class CloserLook:
@@ -34,12 +43,14 @@ class CloserLook:
 
 
 def _first_copy(likeness: Likeness, waiting: Path) -> int | None:
-    with closing(Departures(waiting)) as pictures:
-        one = _grey(pictures.get(likeness.picture))
-        others = enumerate(likeness.others)
-        return next((number for number, other in others if same_drawing(one, _grey(pictures.get(other)))), None)
+    for number, other in enumerate(likeness.others):
+        size = close_size(likeness.picture.size, other.size)
+        if same_drawing(_closely(waiting, likeness.picture, size), _closely(waiting, other, size)):
+            return number
+    return None
 
 
-def _grey(encoded: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return picture.convert("L")
+@lru_cache(_AT_HAND)
+def _closely(waiting: Path, kept: Kept, size: tuple[int, int]) -> Close:
+    with closing(Departures(waiting)) as pictures, Image.open(io.BytesIO(pictures.get(kept.place))) as picture:
+        return closely(picture.convert("RGB"), size)

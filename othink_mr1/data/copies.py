@@ -9,8 +9,8 @@ Three looks, each at fewer pairs than the one before.
   and scaling change every part a little, another scene some part a lot. Where one of the two pictures is small it has
   no 48 x 48 levels of its own: then they are compared at 24 x 24, and where it is smaller than the thumbnail more may
   differ.
-- `same_drawing`: the pictures themselves, at half the scale of the smaller one. A number that is another one, or a
-  line that is drawn thicker, shows there.
+- `closely` and `same_drawing`: the pictures themselves, at half the scale of the smaller one, and their colours at a
+  quarter. Another number, a thicker line, an item of another colour shows there, if it is not small.
 
 All of it is arithmetic of whole numbers, exact in any order: the same rows go on every machine.
 
@@ -38,11 +38,12 @@ _MOST_LEVELS, _LEAST_CORRELATION = 20.0, 0.975
 _MOST_LEVELS_SMALL = 14.0
 _MOST_LEVELS_TINY, _LEAST_CORRELATION_TINY = 27.0, 0.9
 _COARSE = 6  # levels to a side that pairs are compared by first
-_MOST_OTHERS = 4  # that a row is held against more closely
 # `same_drawing`: pixels of the shorter side, and how much levels may differ there, smoothed over 3 x 3. Below the first
 # a picture is compared as large as it is, and scaling leaves more of a difference.
 _LEAST_CLOSE, _MOST_CLOSE = 96, 256
-_MOST_APART, _MOST_APART_SMALL = 25.0, 32.0
+_MOST_APART, _MOST_APART_SMALL = 25, 32
+_MOST_COLOUR_APART, _MOST_COLOUR_APART_SMALL = 26, 32
+_GREY = 8  # no colour is further from grey than that
 _PAIRS = 512  # compared at a time: 512 x 2304 levels, some 5 MB as floats
 _COARSE_PAIRS = 2**14  # the same at 6 x 6
 
@@ -76,7 +77,7 @@ def known_by(thumbnails: NDArray[np.uint8], sides: NDArray[np.int32]) -> Picture
 
 
 def similar(rows: Pictures, others: Pictures) -> dict[int, list[int]]:
-    """The rows whose thumbnails agree with those of others, each with up to four of these, the most alike first."""
+    """The rows whose thumbnails agree with those of others, each with these, the most alike first."""
     signs, other_signs = rows.signs, others.signs.T
     # Where both are known a product is 1 or -1: this is twice the number of bits that differ.
     differ = np.abs(signs) @ np.abs(other_signs) - signs @ other_signs
@@ -87,9 +88,8 @@ def similar(rows: Pictures, others: Pictures) -> dict[int, list[int]]:
         differences = _differences(rows, some[:, 0], others, some[:, 1])
         agree = np.isfinite(differences)
         for (row, other), difference in zip(some[agree].tolist(), differences[agree].tolist(), strict=True):
-            best = sorted([*found.get(row, []), (difference, other)])
-            found[row] = best[:_MOST_OTHERS]
-    return {row: [other for _, other in best] for row, best in found.items()}
+            found.setdefault(row, []).append((difference, other))
+    return {row: [other for _, other in sorted(alike)] for row, alike in found.items()}
 
 
 def _in_parts(pairs: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
@@ -104,21 +104,45 @@ def _coarsely_alike(rows: Pictures, others: Pictures, pairs: NDArray[np.intp]) -
     return alike
 
 
-def same_drawing(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two pictures, RGB or grey, whose thumbnails agree do so when they are looked at more closely."""
-    smaller = min(one, other, key=lambda picture: min(picture.size))
-    side = min(smaller.size)
+@dataclass(frozen=True)
+class Close:
+    """A picture, looked at closely: its smoothed levels of grey and its smoothed colours, as sixteenths of a level."""
+
+    grey: NDArray[np.int16]  # (height, width)
+    colours: NDArray[np.int16]  # (height / 2, width / 2, 2): Cb and Cr, 0 for grey
+
+
+def close_size(size: tuple[int, int], other_size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height in pixels at which two pictures of these sizes are held against each other."""
+    width, height = min(size, other_size, key=min)
+    side = min(width, height)
     scale = min(1.0, min(max(_LEAST_CLOSE, side / 2), _MOST_CLOSE) / side)
-    size = round(smaller.width * scale), round(smaller.height * scale)
-    a, b = (_smooth(picture.convert("L").resize(size, Image.Resampling.BILINEAR)) for picture in (one, other))
-    return bool(np.abs(a - b).max() <= (_MOST_APART if side >= _LEAST_CLOSE else _MOST_APART_SMALL))
+    return round(width * scale), round(height * scale)
 
 
-def _smooth(grey: Image.Image) -> NDArray[np.float32]:
-    """The levels of a picture of (w, h) pixels, weighted 1 2 1 along both sides: (h - 2, w - 2)."""
-    levels = np.asarray(grey, dtype=np.float32)
-    across = levels[:, :-2] + 2 * levels[:, 1:-1] + levels[:, 2:]
-    smooth: NDArray[np.float32] = (across[:-2] + 2 * across[1:-1] + across[2:]) / 16
+def closely(picture: Image.Image, size: tuple[int, int]) -> Close:
+    """An RGB picture at `close_size`."""
+    small = picture.resize(size, Image.Resampling.BILINEAR).convert("YCbCr")
+    half = small.reduce(2)
+    return Close(_smooth(np.asarray(small)[..., :1])[..., 0], _smooth(np.asarray(half)[..., 1:]) - 16 * 128)
+
+
+def same_drawing(one: Close, other: Close) -> bool:
+    """Whether two pictures whose thumbnails agree do so when they are looked at closely; colour or grey may be one."""
+    small = min(one.grey.shape) + 2 < _LEAST_CLOSE
+    most, most_colour = (_MOST_APART_SMALL, _MOST_COLOUR_APART_SMALL) if small else (_MOST_APART, _MOST_COLOUR_APART)
+    if np.abs(one.grey - other.grey).max() > 16 * most:
+        return False
+    if min(np.abs(close.colours).max(initial=0) for close in (one, other)) <= 16 * _GREY:
+        return True
+    return bool(np.abs(one.colours - other.colours).max() <= 16 * most_colour)
+
+
+def _smooth(levels: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Levels (h, w, c), weighted 1 2 1 along both sides, times 16: (h - 2, w - 2, c)."""
+    wide = levels.astype(np.int16)
+    across = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
+    smooth: NDArray[np.int16] = across[:-2] + 2 * across[1:-1] + across[2:]
     return smooth
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from othink_mr1.data.closer_look import CloserLook, Likeness
+from othink_mr1.data.closer_look import CloserLook, Kept, Likeness
 from othink_mr1.data.copies import SIDE, Pictures, known_by, similar
 from othink_mr1.data.index import Finding, Index
 from othink_mr1.data.waiting import Place
@@ -110,22 +110,23 @@ class _Row(NamedTuple):
     split: str
     position: int
     source: str
-    side: int
+    width: int
+    height: int
     thumbnail: bytes
     file: str
     start: int
     length: int
 
     @property
-    def picture(self) -> Place:
-        return Place(self.file, self.start, self.length)
+    def picture(self) -> Kept:
+        return Kept(Place(self.file, self.start, self.length), (self.width, self.height))
 
 
 def _blocks(index: Index, place: str, question: str) -> Iterator[list[_Row]]:
     """The rows with a question that go to a split, some at a time: what is noted of one block is true for the next."""
     last = 0
     while block := index.ask(
-        "SELECT number, split, position, source, min(width, height), thumbnail, file, start, length "
+        "SELECT number, split, position, source, width, height, thumbnail, file, start, length "
         "FROM rows WHERE place = ? AND question = ? AND number > ? ORDER BY number LIMIT ?",
         *(place, question, last, _BLOCK),
     ).fetchall():
@@ -135,4 +136,6 @@ def _blocks(index: Index, place: str, question: str) -> Iterator[list[_Row]]:
 
 def _pictures(block: list[_Row]) -> Pictures:
     thumbnails = np.frombuffer(b"".join(row.thumbnail for row in block), dtype=np.uint8)
-    return known_by(thumbnails.reshape(-1, SIDE * SIDE), np.array([row.side for row in block], dtype=np.int32))
+    return known_by(
+        thumbnails.reshape(-1, SIDE * SIDE), np.array([min(row.width, row.height) for row in block], dtype=np.int32)
+    )

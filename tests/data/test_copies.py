@@ -12,7 +12,7 @@ import pytest
 from makers import drawing, encoded, plain
 from PIL import Image, ImageDraw
 
-from othink_mr1.data.copies import Pictures, known_by, same_drawing, similar, thumbnail
+from othink_mr1.data.copies import Pictures, close_size, closely, known_by, same_drawing, similar, thumbnail
 from othink_mr1.data.synthetic import counting, geometry
 
 SCENES = {"counting": counting.scene, "geometry": geometry.scene}
@@ -56,11 +56,16 @@ def known(pictures: list[Image.Image]) -> Pictures:
     return known_by(thumbnails, np.array([min(picture.size) for picture in pictures], dtype=np.int32))
 
 
+def drawn_alike(one: Image.Image, other: Image.Image) -> bool:
+    size = close_size(one.size, other.size)
+    return same_drawing(closely(one, size), closely(other, size))
+
+
 def near_copies(pictures: list[Image.Image], others: list[Image.Image]) -> dict[int, int]:
     """The pictures that are copies of some other, each with the first of these."""
-    found = {}
+    found: dict[int, int] = {}
     for number, like in similar(known(pictures), known(others)).items():
-        same = [other for other in like if same_drawing(pictures[number], others[other])]
+        same = [other for other in like if drawn_alike(pictures[number], others[other])]
         found |= {number: same[0]} if same else {}
     return found
 
@@ -80,6 +85,29 @@ def test_every_copy_of_a_scene_is_found_and_points_to_its_own_scene(task: str, s
     for name, copy in COPIES.items():
         found = near_copies([read(copy(picture)) for picture in pictures], pictures)
         assert found == {index: index for index in range(len(pictures))}, name
+
+
+def test_an_item_of_another_colour_makes_another_picture() -> None:
+    """The colours have the same grey. A copy without colours is a copy all the same."""
+
+    def scene(colour: tuple[int, int, int]) -> Image.Image:
+        picture = Image.new("RGB", (320, 240), (180, 180, 175))
+        ImageDraw.Draw(picture).ellipse((60, 60, 110, 110), fill=colour)
+        ImageDraw.Draw(picture).ellipse((180, 100, 240, 160), fill=(40, 110, 200))
+        return picture
+
+    red, green = scene((200, 60, 60)), scene((20, 143, 40))
+    assert similar(known([green]), known([red])) == {0: [0]}
+    assert near_copies([green], [red]) == {}
+    assert near_copies([red.convert("L").convert("RGB")], [red]) == {0: 0}
+    assert near_copies([read(_scaled_jpeg(green, 0.5, 50))], [red, green]) == {0: 1}
+
+
+def test_a_copy_is_found_among_many_that_are_alike_at_first_sight() -> None:
+    drawings = [drawing(str(number)) for number in range(10, 60)]
+    copies = [read(_jpeg(picture, 60)) for picture in drawings]
+    assert max(map(len, similar(known(copies), known(drawings)).values())) > 10
+    assert near_copies(copies, drawings) == {number: number for number in range(len(drawings))}
 
 
 def square(half: int, size: int) -> Image.Image:

@@ -72,6 +72,18 @@ def test_a_row_without_bytes_is_its_own_fault(tmp_path: Path) -> None:
     assert [row.failure and row.failure[0] for row in rows] == ["picture_missing", None, "picture_missing"]
 
 
+def test_a_value_that_python_cannot_hold_is_the_fault_of_its_row(tmp_path: Path) -> None:
+    texts = pa.array([b"How many?", b"q\xff", b"How many?"]).view(pa.string())
+    times = pa.array([0, 0, 2**53], pa.timestamp("ms"))
+    rows = read(shard(tmp_path / "a.parquet", range(3), problem=texts, answer=times))
+    assert [row.failure and row.failure[0] for row in rows] == [None, "value_unreadable", "value_unreadable"]
+    assert (rows[1].problem, rows[1].answer.year) == (None, 1970)
+    assert rows[1].failure
+    assert rows[1].failure[1].startswith("problem: 'utf-8' codec can't decode byte 0xff")
+    assert rows[2].failure
+    assert rows[2].failure[1].startswith("answer: ")
+
+
 def refused(path: Path | None, **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
         [row for job in opened(path, **settings).jobs for row in job()]

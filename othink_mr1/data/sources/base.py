@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from othink_mr1.data.checks import RawRow
 from othink_mr1.data.pictures import MOST_PIXELS, RowError
 from othink_mr1.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Job = Callable[[], Iterable[RawRow]]  # reads a few rows; the same again when it is called again
 ROWS = 16  # that a job reads at most
@@ -108,9 +111,36 @@ def _on_one_line(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value of a table that Python has none for: text that is no UTF-8, a time beyond the calendar."""
+
+    why: str
+
+
+def python_rows(table: "pa.Table | pa.RecordBatch") -> list[dict[str, Any]]:
+    """The rows of a table, by column; single values may be `Unreadable`."""
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (ValueError, OverflowError):
+        rows = [{name: _python_value(table[name][row]) for name in table.schema.names} for row in range(table.num_rows)]
+    return rows
+
+
+def _python_value(value: "pa.Scalar") -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError) as error:
+        return Unreadable(str(error).splitlines()[0])
+
+
 def raw_row(split: str, source: str, values: Mapping[str, Any], picture: Callable[[], bytes]) -> RawRow:
     """A row of our columns; `picture` gives the bytes, or raises RowError."""
     texts = {name: values.get(name) for name in TEXTS}
+    for name, value in texts.items():
+        if isinstance(value, Unreadable):
+            readable = {name: None if isinstance(text, Unreadable) else text for name, text in texts.items()}
+            return RawRow(split=split, source=source, failure=("value_unreadable", f"{name}: {value.why}"), **readable)
     try:
         return RawRow(split=split, source=source, picture=picture(), **texts)
     except RowError as why:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from othink_mr1.data.checks import RawRow, printable
-from othink_mr1.data.sources.base import ROWS, Job, Request, Source, our_columns, picture_bytes, raw_row
+from othink_mr1.data.sources.base import ROWS, Job, Request, Source, our_columns, picture_bytes, python_rows, raw_row
 from othink_mr1.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _read_rows(
 ) -> list[RawRow]:
     try:
         table = pickle.loads(files)[part.start : part.stop]  # pickled by _jobs
-        rows = table.to_pylist()
+        rows = python_rows(table)
     except (OSError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{request.key}: the dataset {shown} cannot be read after row {part.start} ({why})") from None

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from othink_mr1.data.checks import RawRow, printable
 from othink_mr1.data.pictures import RowError
-from othink_mr1.data.sources.base import ROWS, Job, Request, Source, our_columns, raw_row
+from othink_mr1.data.sources.base import ROWS, Job, Request, Source, our_columns, python_rows, raw_row
 from othink_mr1.digests import matching_files
 from othink_mr1.errors import UserError
 
@@ -82,7 +82,7 @@ def _read_batch(split: str, file: _File, group: int, number: int, first: int) ->
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file.path}: cannot be read after row {first} ({why}); bring it again whole") from None
     rows = []
-    for place, row in enumerate(batch.to_pylist(), first):
+    for place, row in enumerate(python_rows(batch), first):
         values = {ours: row[theirs] for ours, theirs in file.columns}
         rows.append(_read_row(split, f"{printable(file.path.name)}:{place}", values))
     return rows
