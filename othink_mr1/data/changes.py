@@ -9,7 +9,7 @@ A row is known by its sample_id, which is made of its pixels, question and answe
 Where a row stood in its source does not count: one new line would change all that follow it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
@@ -56,38 +56,53 @@ def read_rows(file: str | BinaryIO) -> Rows:
 
 def compare(before: Rows, now: Rows) -> Changes:
     """What it takes to get from one version's rows, of all splits, to the other's."""
-    old, new = _by_id(before), _by_id(now)
-    changed = [_change(old[key], new[key]) for key in new if key in old]
-    removed, added = [old[key] for key in old if key not in new], [new[key] for key in new if key not in old]
-    same_question: dict[tuple[str, str], Rows] = defaultdict(list)
-    for row in removed:
-        same_question[_question(row)].append(row)
-    kept = []
-    for row in added:
-        if earlier := same_question.get(_question(row)):
-            changed.append(_change(earlier.pop(0), row))
-        else:
-            kept.append(row)
+    earlier = _pairs(before, now)
+    kept = set(earlier.values())
+    changed = (_change(before[earlier[number]], row) for number, row in enumerate(now) if number in earlier)
     return Changes(
-        added=kept,
-        removed=[row for rows in same_question.values() for row in rows],
+        added=[row for number, row in enumerate(now) if number not in earlier],
+        removed=[row for number, row in enumerate(before) if number not in kept],
         changed=[one for one in changed if one.fields],
         before=_counts(before),
         now=_counts(now),
     )
 
 
-def _by_id(rows: Rows) -> dict[tuple[str, int], dict[str, str]]:
-    """A test set may hold a row twice: the second one is known as such."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for row in rows:
-        found[row["sample_id"], seen[row["sample_id"]]] = row
-        seen[row["sample_id"]] += 1
+def _pairs(before: Rows, now: Rows) -> dict[int, int]:
+    """The number of each row of now that was there before, and of the row that it was.
+
+    An id may stand in two splits, and in a test set more than once: rows that are alike in more find each other first.
+    """
+    found: dict[int, int] = {}
+    left = list(range(len(before)))
+    for key in (_whole, _id_and_split, _id, _question_and_split, _question):
+        known: dict[tuple[str, ...], deque[int]] = defaultdict(deque)
+        for number in left:
+            known[key(before[number])].append(number)
+        for number, row in enumerate(now):
+            if number not in found and (same := known.get(key(row))):
+                found[number] = same.popleft()
+        left = sorted(number for numbers in known.values() for number in numbers)
     return found
 
 
-def _question(row: Mapping[str, str]) -> tuple[str, str]:
+def _whole(row: Mapping[str, str]) -> tuple[str, ...]:
+    return row["sample_id"], *(row[name] for name in _FIELDS)
+
+
+def _id_and_split(row: Mapping[str, str]) -> tuple[str, ...]:
+    return row["sample_id"], row["split"]
+
+
+def _id(row: Mapping[str, str]) -> tuple[str, ...]:
+    return (row["sample_id"],)
+
+
+def _question_and_split(row: Mapping[str, str]) -> tuple[str, ...]:
+    return *_question(row), row["split"]
+
+
+def _question(row: Mapping[str, str]) -> tuple[str, ...]:
     """The picture, of which the first half of the id is made, and what is asked about it."""
     return row["sample_id"][:16], row["problem"]
 

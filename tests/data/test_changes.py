@@ -52,3 +52,28 @@ def test_another_question_or_another_picture_is_another_row() -> None:
 def test_a_row_that_stands_twice_in_a_test_set_counts_twice() -> None:
     assert counts([row(1), row(1)], [row(1)]) == (0, 1, 0)
     assert counts([row(1)], [row(1), row(1), row(1)]) == (2, 0, 0)
+
+
+def test_a_row_that_stands_in_two_splits_and_leaves_one_of_them_is_removed_there() -> None:
+    train, test = row(1, split="train"), row(1, split="test")
+    found = compare([train, test], [test])
+    assert (found.added, found.removed, found.changed) == ([], [train], [])
+    found = compare([test], [train, test])
+    assert (found.added, found.removed, found.changed) == ([train], [], [])
+    assert counts([train, test], [test, train]) == (0, 0, 0)
+    found = compare([train, test], [row(1, split="validation"), test])
+    assert [one.fields for one in found.changed] == [{"split": ("train", "validation")}]
+
+
+def test_repeats_that_only_changed_places_are_the_same() -> None:
+    one, other = row(1, split="test"), row(1, split="test", thinking="1 2 3")
+    assert counts([one, other], [other, one]) == (0, 0, 0)
+    assert compare([one, other], [other]).removed == [one]
+
+
+def test_another_answer_is_first_looked_for_in_the_same_split() -> None:
+    train, test = row(1, "3"), row(1, "4", split="test")
+    found = compare([train, test], [row(1, "5", split="test")])
+    assert found.removed == [train]
+    assert [one.fields["answer"] for one in found.changed] == [("4", "5")]
+    assert "split" not in found.changed[0].fields
