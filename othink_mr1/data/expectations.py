@@ -278,8 +278,8 @@ def _run(
 def _failure(split: _Split, one: Any) -> Failure:
     config, result = one.expectation_config, one.result
     column = config.kwargs.get("column")
-    if one.exception_info.get("raised_exception"):
-        observed = str(one.exception_info.get("exception_message"))[:200]
+    if raised := _raised(one.exception_info):
+        observed = raised
     elif "observed_value" in result:
         observed = _shown(result["observed_value"])
     else:
@@ -293,6 +293,14 @@ def _failure(split: _Split, one: Any) -> Failure:
         example=_example(split, column, result),
         notes=str(config.notes or ""),
     )
+
+
+def _raised(info: Mapping[str, Any]) -> str | None:
+    """What was raised, in one line. Of an error in a metric it stands below the metric's id."""
+    for told in (info, *(value for value in info.values() if isinstance(value, Mapping))):
+        if told.get("raised_exception"):
+            return " ".join(str(told.get("exception_message")).split())[:200]
+    return None
 
 
 def _expected(limits: Mapping[str, Any]) -> str:

@@ -73,5 +73,6 @@ def _rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, An
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(256, columns=columns):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, FileNotFoundError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); `othink run` makes it anew") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow raises OSError for a damaged page, too
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read ({why}); `othink run` makes it anew") from None

@@ -85,6 +85,16 @@ def test_each_failure_says_what_was_seen_and_what_is_right(build: Build, tmp_pat
     assert len(failures) == 7
 
 
+def test_what_an_expectation_raises_is_told(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = expectations._rows
+    monkeypatch.setattr(expectations, "_rows", lambda *given: whole(*given).drop(columns="thinking_length"))
+    failures = validate(build(), {}, tmp_path / "docs").failures
+    assert {one.split for one in failures} == {"train", "validation", "test"}
+    for failure in failures:
+        assert "(thinking_length)" in failure.expectation
+        assert failure.observed == 'Error: The column "thinking_length" in BatchData does not exist.'
+
+
 def test_too_few_rows(build: Build, tmp_path: Path) -> None:
     (failure,) = validate(build(), {"min_rows": 8}, tmp_path / "docs").failures
     assert (failure.split, failure.observed, failure.expected) == ("validation", "4", "at least 8")

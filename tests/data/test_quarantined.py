@@ -85,3 +85,19 @@ def test_what_fails_in_the_middle_leaves_no_folder(path: Path, tmp_path: Path) -
     with pytest.raises(UserError, match=r"broken\.parquet: cannot be read"):
         quarantined.export([path, broken], tmp_path / "out")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["broken.parquet", "quarantine.parquet"]
+
+
+def test_whatever_byte_is_damaged_it_is_read_or_told_with_the_files_name(tmp_path: Path) -> None:
+    with ParquetSink(tmp_path / "quarantine.parquet", QUARANTINE_SCHEMA) as sink:
+        for number in range(3):
+            sink.write(row(number, "duplicate", png(number)))
+    whole = (tmp_path / "quarantine.parquet").read_bytes()
+    damaged, told = tmp_path / "damaged.parquet", []
+    for place in range(4, len(whole) - 8):
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            quarantined.reasons(damaged)
+        except UserError as error:
+            told.append(str(error))
+    assert all(one.startswith(f"{damaged}: cannot be read (") and len(one.splitlines()) == 1 for one in told)
+    assert any("decompression failed" in one for one in told)
