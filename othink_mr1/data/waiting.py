@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from othink_mr1.errors import UserError
+
 
 class Place(NamedTuple):
     """Where a picture waits: a file's name, and the bytes of it, from `start` on."""
@@ -50,12 +52,37 @@ class Departures:
         self._files: dict[str, BinaryIO] = {}
 
     def get(self, place: Place) -> bytes:
-        if place.file not in self._files:
-            self._files[place.file] = (self._folder / place.file).open("rb", buffering=0)
-        file = self._files[place.file]
-        file.seek(place.start)
-        return file.read(place.length)
+        """The whole picture.
+
+        Raises:
+            UserError: its file cannot be read, or ends before the picture does.
+        """
+        path = self._folder / place.file
+        try:
+            if place.file not in self._files:
+                self._files[place.file] = path.open("rb", buffering=0)
+            picture = _read(self._files[place.file], place)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror or error}); look at the disk, run it again"
+            ) from None
+        if len(picture) < place.length:
+            raise UserError(
+                f"{path}: of the picture at byte {place.start}, {len(picture)} of {place.length} bytes are there; "
+                "look at the disk, run it again"
+            )
+        return picture
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def _read(file: BinaryIO, place: Place) -> bytes:
+    """Less than asked for only where the file ends. One read may give less before that."""
+    file.seek(place.start)
+    parts, left = [], place.length
+    while left and (part := file.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
