@@ -37,7 +37,11 @@ _MOST_EXAMPLES = 100  # reported test rows that provenance.json lists one by one
 
 @dataclass
 class Split:
-    """What became of one split's rows. read = rows + not_sampled + drawn + the sum of quarantined."""
+    """What became of one split's rows.
+
+    read = rows + not_sampled + drawn + the sum of quarantined. A validation split that was drawn from train has read
+    nothing: its rows count as `drawn` there.
+    """
 
     source: str
     licence: str | None = None
@@ -104,9 +108,9 @@ def prepare(
     pa.set_memory_pool(pa.system_memory_pool())
     few = sum(source.rows for source in sources.values()) < _FEW_ROWS
     with (
-        Workers(1 if few else cores()) as workers,
         waiting_room(folder / "waiting") as waiting,
         opened(folder / "index.sqlite") as index,
+        Workers(1 if few else cores()) as workers,  # they end first: none writes where the pictures waited
     ):
         with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
             _read_all(task, sources, splits, index, waiting, quarantine, workers, progress)

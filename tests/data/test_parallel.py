@@ -1,11 +1,14 @@
 """The ordered map over processes."""
 
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +20,7 @@ from othink_mr1.machine import cores
 
 R = TypeVar("R")
 HERE = os.getpid()
+ALONE = "the rest is done by one process alone"
 
 
 def double(number: int) -> int:
@@ -31,6 +35,23 @@ def die_elsewhere(number: int) -> int:
     if number == 40 and os.getpid() != HERE:
         os.kill(os.getpid(), signal.SIGKILL)
     return 2 * number
+
+
+def die_once(mark: Path, number: int) -> tuple[int, int]:
+    if number == 40 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number, os.getpid()
+
+
+def write_slowly(folder: Path, number: int) -> None:
+    (folder / f"{number}.begun").touch()
+    time.sleep(0.1)
+    (folder / f"{number}.ended").touch()
+
+
+def stick_from_five_on(number: int) -> None:
+    time.sleep(3600 if number > 5 else 0)
 
 
 def fail_at_seven(number: int) -> int:
@@ -59,8 +80,94 @@ def test_one_worker_needs_no_process() -> None:
     assert set(results(where, range(300), 1)) == {HERE}
 
 
-def test_a_process_that_dies_costs_nothing() -> None:
+def test_fresh_processes_take_over_from_one_that_died(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = results(partial(die_once, tmp_path / "died"), range(300), 2)
+    assert (tmp_path / "died").exists()
+    assert [number for number, _ in found] == list(range(300))
+    pids = {pid for _, pid in found}
+    assert HERE not in pids
+    assert 3 <= len(pids) <= 4
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "warning: a worker process died, perhaps for want of memory; fresh ones go on"
+
+
+def test_where_fresh_processes_die_as_well_the_rest_is_done_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert results(die_elsewhere, range(300), 2) == [2 * n for n in range(300)]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("; fresh ones go on")
+    assert second.endswith("a worker process died, perhaps for want of memory; " + ALONE)
+
+
+def test_two_things_at_once_go_on_in_the_same_fresh_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Workers(2) as pool:
+        both = list(
+            zip(pool.map(partial(die_once, tmp_path / "died"), range(100)), pool.map(double, range(100)), strict=True)
+        )
+    assert [(one[0], other) for one, other in both] == [(n, 2 * n) for n in range(100)]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_fresh_processes_come_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Workers(2) as pool:
+        for name in ("a", "b"):
+            found = list(pool.map(partial(die_once, tmp_path / name), range(100)))
+            assert [number for number, _ in found] == list(range(100))
+        assert set(pool.map(where, range(10))) == {HERE}
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def leave_in_the_middle(function: Callable[[int], object]) -> None:
+    with Workers(2) as pool:
+        found = pool.map(function, range(1000))
+        for _ in range(3):
+            next(found)
+        raise ValueError("enough")
+
+
+def test_after_an_error_no_process_is_left_that_could_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="enough"):
+        leave_in_the_middle(partial(write_slowly, tmp_path))
+    assert not multiprocessing.active_children()
+    begun, ended = (len(list(tmp_path.glob(f"*.{kind}"))) for kind in ("begun", "ended"))
+    assert begun == ended < 100  # what was in work came to its end, the rest was not begun
+
+
+def test_what_takes_long_is_ended_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_PATIENCE", 0.1)
+    with pytest.raises(ValueError, match="enough"):
+        leave_in_the_middle(stick_from_five_on)
+    assert not multiprocessing.active_children()
+
+
+def leave_beside_a_dead_process() -> None:
+    with Workers(2) as pool:
+        next(pool.map(double, range(1000)))
+        victim = multiprocessing.active_children()[0]
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        raise ValueError("enough")
+
+
+def test_an_error_beside_a_dead_process_is_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="enough"):
+        leave_beside_a_dead_process()
+    assert not multiprocessing.active_children()
+    assert capsys.readouterr().err == ""
+
+
+def test_processes_that_cannot_be_started_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    assert set(results(where, range(300), 2)) == {HERE}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith("Resource temporarily unavailable), perhaps for want of memory; " + ALONE)
+    assert len(lines) == 2
 
 
 def test_without_processes_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """From sources to splits: nothing is lost, and the same input gives the same files."""
 
 import json
+import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from makers import balance, digests, encoded, plain, png, row, split_rows, write
 
 import othink_mr1.data.prepare as preparing
 from othink_mr1.data import shards
+from othink_mr1.data.checks import examine
 from othink_mr1.data.prepare import Prepared, prepare
 from othink_mr1.data.reading import decode, read_split
 from othink_mr1.errors import UserError
@@ -80,6 +83,26 @@ def test_pictures_inside_a_file_come_out_as_they_went_in_with_and_without_proces
         ("picture_truncated", broken),
         ("picture_missing", None),
     ]
+
+
+def test_nothing_waits_in_the_folder_after_an_error_and_nothing_is_written_to_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        raise RuntimeError("enough")
+
+    def examine_slowly(*given: Any) -> Any:
+        time.sleep(0.02)
+        return examine(*given)
+
+    use_processes(monkeypatch)
+    monkeypatch.setattr(preparing, "examine", examine_slowly)  # the others are in the middle of their jobs
+    (tmp_path / "out").mkdir()
+    settings = {"train": {**SYNTHETIC, "rows": 400}, "validation": SYNTHETIC, "test": SYNTHETIC}
+    with pytest.raises(RuntimeError, match="enough"):
+        prepare("counting", settings, 0, {}, tmp_path / "out", stop)
+    assert not multiprocessing.active_children()
+    assert not (tmp_path / "out" / "waiting").exists()
 
 
 def test_a_split_has_the_same_bytes_whether_rows_had_to_leave_it_or_not(tmp_path: Path) -> None:
