@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image, ImageDraw
 
+import othink_mr1.data.prepare as preparing
 from othink_mr1.data.prepare import Prepared
 from othink_mr1.data.schema import SCHEMA, ParquetSink
 from othink_mr1.data.shards import shard_files, shard_name
@@ -80,6 +82,12 @@ def write_split(folder: Path, split: str, rows: Iterable[Mapping[str, Any]]) -> 
 def split_rows(folder: Path, split: str) -> list[dict[str, Any]]:
     """The rows of a split, as they stand in its files."""
     return [row for path in shard_files(folder / split) for row in pq.read_table(path).to_pylist()]
+
+
+def use_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few the rows and the cores are."""
+    monkeypatch.setattr(preparing, "_FEW_ROWS", 1)
+    monkeypatch.setattr(preparing, "cores", lambda: 3)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Over a thousand corrupted rows, and files of every kind: no crash, and accepted + quarantined = read."""
+"""Over a thousand corrupted rows, and files of every kind: no crash, and accepted + quarantined = read.
+
+Both with and without processes, in which jobs and errors travel.
+"""
 
 import json
 import tempfile
@@ -8,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from makers import balance, encoded, png, row, split_rows, write_jsonl
+from makers import balance, digests, encoded, png, row, split_rows, use_processes, write_jsonl
 from PIL import Image
 
 from othink_mr1.data.prepare import Prepared, prepare
@@ -57,27 +61,59 @@ def spoiled(content: bytes, at: float, cut: int, put: bytes) -> bytes:
     return content[:start] + put + content[start + cut :]
 
 
-spoil = {"at": st.floats(0, 1), "cut": st.sampled_from([0, 1, 2, 10, 100, 10**6]), "put": st.binary(max_size=8)}
-values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("<|im_end|>")
-changes = st.one_of(
-    st.dictionaries(st.sampled_from(["question", "ground_truth", "solution", "thinking", "image_path"]), values),
-    st.builds(lambda picture, **how: {"image_path": spoiled(picture, **how)}, st.sampled_from(PICTURES), **spoil),
-    st.text(max_size=30).map(lambda text: text.replace("\n", " ") + "x"),
-    st.just({}),
+spoil = st.fixed_dictionaries(
+    {"at": st.floats(0, 1), "cut": st.sampled_from([0, 1, 2, 10, 100, 10**6]), "put": st.binary(max_size=8)}
 )
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("<|im_end|>")
+fields = st.dictionaries(
+    st.sampled_from(["question", "ground_truth", "solution", "thinking", "image_path"]), values, min_size=1
+)
+spoiled_pictures = st.builds(lambda picture, how: (picture, spoiled(picture, **how)), st.sampled_from(PICTURES), spoil)
+# Each differs from a good row: a key that is null is one that is not there, and a picture has lost or got some bytes.
+changes = st.one_of(
+    fields.filter(lambda change: any(value != row(0).get(key) for key, value in change.items())),
+    spoiled_pictures.filter(lambda pair: pair[0] != pair[1]).map(lambda pair: {"image_path": pair[1]}),
+    st.text(max_size=30).map(lambda text: text.replace("\n", " ") + "x"),
+)
+splits = st.sampled_from(["train", "test"])
 
 
-# At least 8 rows each: 1,040 corrupted ones in all.
-@settings(max_examples=130, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(changes, min_size=8, max_size=12), st.sampled_from(["train", "test"]))
-@example(["0\rx", "\rx"], "train")  # a lone carriage return ends no line
-def test_whatever_the_rows_none_is_lost(changed: list[Any], split: str) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        rows = [row(60, ground_truth=1), row(61)]  # two good ones, so that there is a dataset
-        rows += [change if isinstance(change, str) else row(n % 7, **change) for n, change in enumerate(changed)]
-        path = write_jsonl(Path(place), [one for one in rows if not isinstance(one, str) or one.strip()])
-        sources = none_is_lost(run(Path(place), split, "jsonl", path), split)
-        assert sources == sorted(f"rows.jsonl:{number}" for number in range(1, len(rows) + 1))
+def prepare_changed(folder: Path, changed: list[Any], split: str) -> Path:
+    """Two good rows, so that there is a dataset, then the changed ones; returns the folder of what was prepared."""
+    rows = [row(60, ground_truth=1), row(61)]
+    rows += [change if isinstance(change, str) else row(n % 7, **change) for n, change in enumerate(changed)]
+    prepared = run(folder, split, "jsonl", write_jsonl(folder, rows))
+    assert none_is_lost(prepared, split) == sorted(f"rows.jsonl:{number}" for number in range(1, len(rows) + 1))
+    return prepared.folder
+
+
+def test_whatever_the_rows_none_is_lost() -> None:
+    rows = 0
+
+    @settings(max_examples=130, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(changes, min_size=8, max_size=12), splits)
+    @example(["0\rx", "\rx"], "train")  # a lone carriage return ends no line
+    def check(changed: list[Any], split: str) -> None:
+        nonlocal rows
+        rows += len(changed)
+        with tempfile.TemporaryDirectory() as place:
+            prepare_changed(Path(place), changed, split)
+
+    check()
+    assert rows > 1000
+
+
+def test_whatever_the_rows_processes_make_the_same_of_them() -> None:
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(changes, min_size=40, max_size=60), splits)  # 16 rows are a job
+    def check(changed: list[Any], split: str) -> None:
+        with tempfile.TemporaryDirectory() as here, tempfile.TemporaryDirectory() as there:
+            expected = digests(prepare_changed(Path(here), changed, split))
+            with pytest.MonkeyPatch.context() as patch:
+                use_processes(patch)
+                assert digests(prepare_changed(Path(there), changed, split)) == expected
+
+    check()
 
 
 def jsonl_file(folder: Path) -> tuple[str, Path, Path]:
@@ -109,13 +145,36 @@ def parquet_file(folder: Path) -> tuple[str, Path, Path]:
     return "parquet", path, path
 
 
-FILES = {"jsonl": jsonl_file, "csv": csv_folder, "metadata.jsonl": jsonl_folder, "parquet": parquet_file}
+def picture_folder(folder: Path) -> tuple[str, Path, Path]:
+    source, path, _ = csv_folder(folder)
+    return source, path, folder / "7.png"
+
+
+FILES = {
+    "jsonl": jsonl_file,
+    "csv": csv_folder,
+    "metadata.jsonl": jsonl_folder,
+    "parquet": parquet_file,
+    "picture": picture_folder,
+}
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(sorted(FILES)), st.fixed_dictionaries(spoil))
+@given(st.sampled_from(sorted(FILES)), spoil)
 @example("csv", {"at": 0.0, "cut": 0, "put": b"\x0b"})
 def test_whatever_the_file_it_is_read_or_refused_in_one_line(kind: str, how: dict[str, Any]) -> None:
+    read_or_refused(kind, how)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(sorted(FILES)), spoil)
+def test_whatever_the_file_it_is_read_or_refused_by_processes_too(kind: str, how: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        use_processes(patch)
+        read_or_refused(kind, how)
+
+
+def read_or_refused(kind: str, how: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "in").mkdir()
         source, path, file = FILES[kind](Path(place) / "in")

@@ -38,7 +38,7 @@ def die_elsewhere(number: int) -> int:
 
 
 def die_once(mark: Path, number: int) -> tuple[int, int]:
-    if number == 40 and not mark.exists():
+    if number == 40 and not mark.exists() and os.getpid() != HERE:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number, os.getpid()

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from makers import balance, digests, encoded, plain, png, row, split_rows, write_jsonl
+from makers import balance, digests, encoded, plain, png, row, split_rows, use_processes, write_jsonl
 
 import othink_mr1.data.prepare as preparing
 from othink_mr1.data import shards
@@ -29,12 +29,6 @@ def run(folder: Path, task: str = "counting", seed: int = 0, **settings: Any) ->
     read = {split: JSONL if isinstance(value, Path) else value for split, value in settings.items()}
     folder.mkdir(exist_ok=True)
     return prepare(task, {**defaults, **read}, seed, paths, folder)
-
-
-def use_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few the rows and the cores are."""
-    monkeypatch.setattr(preparing, "_FEW_ROWS", 1)
-    monkeypatch.setattr(preparing, "cores", lambda: 3)
 
 
 @pytest.mark.parametrize("task", ["counting", "geometry"])
