@@ -114,6 +114,7 @@ def prepare(
     ):
         with ParquetSink(folder / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine:
             _read_all(task, sources, splits, index, waiting, quarantine, workers, progress)
+            progress(0, 1, f"holding {task} rows against each other")
             look = CloserLook(waiting, workers)
             settle(index, look, _same_content(splits))
             if fraction is not None:
