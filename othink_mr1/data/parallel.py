@@ -23,6 +23,7 @@ Progress = Callable[[int, int, str], None]  # is told how many items are done, o
 
 _AHEAD = 8  # items that each process has before it, so that none waits while this one is busy
 _PATIENCE = 2.0  # seconds that what is being done has to end in, where nobody wants it any more
+_ends: list[Connection] = []  # in a worker: where it is told to end
 
 
 class Workers:
@@ -126,7 +127,7 @@ class _Pool:
     def submit(self, function: Callable[[T], R], item: T) -> "Future[R]":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a thread: see above
-            return self._executor.submit(function, item)
+            return self._executor.submit(_begin, function, item)
 
     def end(self) -> None:
         """Begins nothing more, and waits until no process is left, for `_PATIENCE` seconds and a little."""
@@ -147,7 +148,7 @@ def _is_lost(task: _Task) -> bool:
     future = task.future
     if future is None or not future.done():
         return False
-    return future.cancelled() or isinstance(future.exception(), BrokenProcessPool)
+    return future.cancelled() or isinstance(future.exception(), (BrokenProcessPool, CancelledError))
 
 
 def _start_pool(count: int) -> _Pool | None:
@@ -162,7 +163,15 @@ def _start_worker(parent: int, told: Connection) -> None:
     gc.freeze()  # what the parent has made is shared, and looking through it for garbage would copy it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _ends.append(told)
     threading.Thread(target=_end_with, args=(parent, told), daemon=True).start()
+
+
+def _begin(function: Callable[[T], R], item: T) -> R:
+    """`function` of the item, unless the executor had handed it out already when all was to end."""
+    if _ends[-1].poll():
+        raise CancelledError
+    return function(item)
 
 
 def _end_with(parent: int, told: Connection) -> None:
